@@ -1,0 +1,49 @@
+"""Research notebooks that give the same answer everywhere, and can prove it."""
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .graph import Graph as Graph
+    from .graph import read_graph as read_graph
+    from .record import Run as Run
+    from .record import find_run as find_run
+    from .record import runs as runs
+    from .result import glue as glue
+    from .role import Input as Input
+    from .role import Output as Output
+    from .role import Secret as Secret
+    from .pipeline import run as run
+    from .pipeline import run_pipeline as run_pipeline
+    from .template import read_template as read_template
+
+# Names are imported when they are used: every kernel imports this package for `Input`, and needs nothing else of it.
+_HOME = {
+    "Graph": "graph",
+    "Input": "role",
+    "Output": "role",
+    "Run": "record",
+    "Secret": "role",
+    "find_run": "record",
+    "glue": "result",
+    "read_graph": "graph",
+    "read_template": "template",
+    "run": "pipeline",
+    "run_pipeline": "pipeline",
+    "runs": "record",
+}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
