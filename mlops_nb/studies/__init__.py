@@ -1,0 +1,1 @@
+"""Worked studies: domain code, one folder a study, exported from `nbs/studies/`."""
