@@ -9,8 +9,10 @@ __all__ = ['LOOK_S', 'GRACE_S', 'explain_exit', 'Kernel']
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -147,6 +149,14 @@ class Kernel:
     def pid(self) -> int | None:
         """The number of its process, where it is a local one."""
         return getattr(self.manager.provisioner, "pid", None)
+
+    @property
+    def python(self) -> str | None:
+        """The interpreter that runs it; None for a kernel of another language, and before `start`."""
+        argv = self.manager.kernel_spec.argv if self.manager and self.manager.kernel_spec else [""]
+        if not re.match(r"python[\d.]*(\.exe)?$", os.path.basename(argv[0])):
+            return None
+        return argv[0] if os.path.isabs(argv[0]) else sys.executable  # jupyter_client puts its own Python in for a bare name
 
     async def close(self, keep: bool = False) -> None:
         """End the kernel: asked first, killed after `GRACE_S`. With `keep`, leave it to whoever attaches."""
