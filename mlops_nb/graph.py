@@ -55,7 +55,7 @@ def overlap(
     return one == other or one.startswith(other + "/") or other.startswith(one + "/")
 
 # %% ../nbs/30_graph.ipynb #30-graph-08
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Graph:
     """The steps of a pipeline in an order in which they can run, and which of them each needs."""
 
@@ -83,6 +83,9 @@ class Graph:
     def writer(self, path: str) -> Step | None:
         """Return the step that writes `path`, or a folder that it lies in, or files in it."""
         return next((step for step in self.steps if any(overlap(path, written) for written in step.outputs.values())), None)
+
+    def __repr__(self) -> str:
+        return f"Graph({self.pipeline!r}: {', '.join(step.name for step in self.steps)})"
 
     def __str__(self) -> str:
         return _as_text(self)

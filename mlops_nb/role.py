@@ -28,15 +28,18 @@ def declared_path(
 PATHS = "MLOPS_NB_PATHS"  # environment variable: a JSON file {"inputs": {declared: actual}, "outputs": {declared: actual}}
 
 
-def _assigned(role: str, path: str) -> str | None:
+def _actual(role: str, path: str) -> str:
     if PATHS not in os.environ:
-        return None
+        return str(find_root() / declared_path(path, role))
     assigned = json.loads(Path(os.environ[PATHS]).read_text(encoding="utf-8"))[role.lower() + "s"]
-    if path not in assigned:
+    if path in assigned:  # as it was given, which for an input may be any file of the machine
+        return assigned[path]
+    normal = declared_path(path, role)
+    if normal not in assigned:
         raise BadContract(
             f"{role}({path!r}) is not declared in the `parameters` cell, so this run knows nothing of it; declared are {listed(assigned)}."
         )
-    return assigned[path]
+    return assigned[normal]
 
 # %% ../nbs/03_role.ipynb #03-role-09
 def Input(
@@ -46,8 +49,7 @@ def Input(
 
     Under a run this is the exact content that the run's record names by digest. Raises `BadContract` for a path outside the project.
     """
-    path = declared_path(path, "Input")
-    return _assigned("Input", path) or str(find_root() / path)
+    return _actual("Input", path)
 
 # %% ../nbs/03_role.ipynb #03-role-10
 def Output(
@@ -58,8 +60,7 @@ def Output(
     Under a run the path lies in the run's own folder, and what is found there at the end is kept by digest and laid out under the
     project's root. Raises `BadContract` for a path outside the project.
     """
-    path = declared_path(path, "Output")
-    actual = _assigned("Output", path) or str(find_root() / path)
+    actual = _actual("Output", path)
     os.makedirs(os.path.dirname(actual), exist_ok=True)
     return actual
 

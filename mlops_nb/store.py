@@ -6,18 +6,19 @@
 __all__ = ['FICLONE', 'written_whole', 'write_whole', 'copy_file', 'Store']
 
 # %% ../nbs/11_store.ipynb #11-store-02
+import contextlib
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from .digest import MANIFEST, Digester, Entry, digest_bytes, files_of, read_manifest, write_manifest
 from .errors import BadStore
 
 # %% ../nbs/11_store.ipynb #11-store-04
-@contextmanager
+@contextlib.contextmanager
 def written_whole(
     target: Path,  # replaced if it exists; its folder is made
 ) -> Iterator[Path]:
@@ -149,6 +150,33 @@ class Store:
         if found != digest:
             raise BadStore(f"the object {path} is damaged: its bytes have the digest {found[:12]}…. Delete it and run its step again.")
 
+    def entries(self, digest: str) -> list[Entry] | None:
+        """Return the files of a folder; None for a file. Raises `BadStore` where the object is missing or damaged."""
+        self.check(digest)
+        return read_manifest(self._start(digest))
+
+    def inside(self, digest: str, path: str) -> str | None:
+        """Return the digest of what lies at `path` in a folder, a file or a folder; None where nothing does."""
+        entries = self.entries(digest) or []
+        below = [Entry(entry.path[len(path) + 1 :], entry.digest, entry.size_bytes) for entry in entries if entry.path.startswith(path + "/")]
+        if below:
+            return self.put(write_manifest(below))
+        return next((entry.digest for entry in entries if entry.path == path), None)
+
+    def link(self, digest: str, target: Path) -> None:
+        """Make `target`, which must not exist, the file or folder that `digest` names, without copying: links to read-only objects."""
+        entries = self.entries(digest)
+        files = [(target, digest)] if entries is None else [(target / entry.path, entry.digest) for entry in entries]
+        if entries is not None:
+            target.mkdir(parents=True, exist_ok=True)
+        for file, name in files:
+            self.check(name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file.symlink_to(self.path(name).absolute())
+            except OSError:  # a system that lets only administrators make links
+                copy_file(self.path(name), file)
+
     def lay_out(self, digest: str, target: Path) -> None:
         """Make `target` the file or folder that `digest` names, in one step; where it already is that, touch nothing.
 
@@ -157,8 +185,7 @@ class Store:
         """
         if target.exists() and self._is(target, digest):
             return
-        self.check(digest)
-        manifest = read_manifest(self._start(digest))
+        manifest = self.entries(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as beside:
             made = Path(beside, "made")
@@ -170,9 +197,7 @@ class Store:
                     self.check(entry.digest)
                     (made / entry.path).parent.mkdir(parents=True, exist_ok=True)
                     copy_file(self.path(entry.digest), made / entry.path)
-            if target.is_dir() or (target.exists() and made.is_dir()):
-                os.replace(target, Path(beside, "replaced"))
-            os.replace(made, target)
+            _swap(made, target, Path(beside))
 
     def _is(self, target: Path, digest: str) -> bool:
         try:
@@ -184,6 +209,19 @@ class Store:
         with open(self.path(digest), "rb") as file:
             start = file.read(len(MANIFEST))
             return start + file.read() if start == MANIFEST else start
+
+
+def _swap(made: Path, target: Path, beside: Path) -> None:
+    """Put `made` in the place of `target`. Folders take two renames; another process may put its own there between them."""
+    for attempt in range(100):
+        if target.is_dir() or (target.exists() and made.is_dir()):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(target, beside / f"replaced-{attempt}")
+        try:
+            return os.replace(made, target)
+        except OSError as error:
+            if attempt == 99 or error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+                raise BadStore(f"cannot put {target} in place: {error.strerror}.") from error
 
 
 def _with_sizes(folder: Path) -> list[tuple[str, Path, int]]:

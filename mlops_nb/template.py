@@ -14,7 +14,7 @@ import os
 import re
 import tokenize
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import or_
 from pathlib import Path
@@ -81,7 +81,7 @@ class Template:
     """A notebook as it stands in its file; nothing is run."""
 
     path: Path  # absolute
-    notebook: dict  # the parsed file
+    notebook: dict = field(repr=False)  # the parsed file
     digest: str  # of the file's bytes
 
     @property

@@ -1,0 +1,5 @@
+"""`python -m mlops_nb` is `mlops-nb`."""
+
+from .cli import main
+
+main()
