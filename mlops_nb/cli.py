@@ -8,6 +8,7 @@ __all__ = ['app', 'EVERY_S', 'options', 'split_arguments', 'pipeline_arguments',
 
 # %% ../nbs/81_cli.ipynb #81-cli-02
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -124,9 +125,8 @@ class Display:
 
     def end(self, run: Any) -> None:
         """The step has ended."""
-        numbers = [f"{name} {_number(value)}" for name, value in run.results.items() if _is_number(value)]
-        more = f"  {', '.join(numbers[:3])}{', …' if len(numbers) > 3 else ''}" if run.status == "succeeded" and numbers else ""
-        self._say(f"{self.title}: {run.status} in {_duration(run.seconds or 0)}{more}")
+        numbers = _numbers(run) if run.status == "succeeded" else ""
+        self._say(f"{self.title}: {run.status} in {_duration(run.seconds or 0)}" + (f"  {numbers}" if numbers else ""))
 
     def skip(self, name: str, why: str) -> None:
         """A step does not run."""
@@ -139,6 +139,12 @@ class Display:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def _numbers(run: Any, most: int = 3) -> str:
+    """Return the first results that are numbers, in a line."""
+    found = [f"{name} {_number(value)}" for name, value in run.results.items() if _is_number(value)]
+    return ", ".join(found[:most]) + (", …" if len(found) > most else "")
 
 
 def _is_number(value: Any) -> bool:
@@ -280,8 +286,7 @@ def runs(
         return
     rows = []
     for one in found:
-        numbers = ", ".join(f"{name} {_number(value)}" for name, value in list(one.results.items()) if _is_number(value))
-        rows.append((one.id, one.status, "" if one.seconds is None else _duration(one.seconds), one.error or numbers))
+        rows.append((one.id, one.status, "" if one.seconds is None else _duration(one.seconds), one.error or _numbers(one)))
     _print_table(("run", "status", "took", "results"), rows, "no runs yet; `mlops-nb run` makes some")
 
 
@@ -354,7 +359,14 @@ def results(
             _print_table(("result", "value"), scalars)
         for key, table in tables:
             print(key)
-            _print_table(tuple(table["columns"]), [tuple(_short(cell) for cell in row) for row in table["rows"]])
+            columns = tuple(str(column).replace("_", " ") for column in table["columns"])  # so that headings can wrap
+            _print_table(columns, [tuple(_cell(cell) for cell in row) for row in table["rows"]])
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else _short(value)
 
 
 def _latest(name: str | None) -> list:
@@ -378,37 +390,29 @@ def _latest(name: str | None) -> list:
 
 # %% ../nbs/81_cli.ipynb #81-cli-18
 def _print_table(columns: tuple[str, ...], rows: list[tuple], empty: str = "nothing") -> None:
+    """Print a table: as wide as the terminal; where there is none, as wide as it needs."""
     if not rows:
         print(empty)
         return
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for index, column in enumerate(columns):
+        numbers = all(re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?( s)?|nan|inf|–|", str(row[index])) for row in rows)
+        table.add_column(column, overflow="fold", justify="right" if numbers else "left")
     for row in rows:
-        table.add_row(*(_escaped(cell) for cell in row))
-    wide = 10_000 if not sys.stdout.isatty() else None
-    console.print(table, width=wide and min(wide, _width(columns, rows)))
-
-
-def _escaped(cell: Any) -> str:
-    from rich.markup import escape
-
-    return escape(str(cell))
-
-
-def _width(columns: tuple[str, ...], rows: list[tuple]) -> int:
-    return sum(max(len(str(row[index])) for row in [columns, *rows]) + 3 for index in range(len(columns)))
+        table.add_row(*(Text(str(cell)) for cell in row))
+    needed = sum(max(len(str(row[index])) for row in (columns, *rows)) + 3 for index in range(len(columns)))
+    Console(width=None if sys.stdout.isatty() else needed, highlight=False).print(table)
 
 
 def _print_json(value: Any) -> None:
     from mlops_nb.plain import dump
 
-    print(dump(value, indent=1))
+    print(dump(value, indent=1, sort=False))
 
 # %% ../nbs/81_cli.ipynb #81-cli-20
 def main() -> None:

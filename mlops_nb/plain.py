@@ -83,10 +83,11 @@ def _table(value: Any) -> dict:
 def dump(
     value: Any,  # plain values; what `plain` returns
     indent: int | None = None,  # spaces; None: one compact line
+    sort: bool = True,  # whether keys are sorted, so that equal values give equal text; else they keep their order
 ) -> str:
-    """Return `value` as strict JSON with sorted keys: equal values give equal text."""
+    """Return `value` as strict JSON."""
     separators = (",", ": ") if indent else (",", ":")
-    return json.dumps(_wrap(value), indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=separators)
+    return json.dumps(_wrap(value), indent=indent, sort_keys=sort, ensure_ascii=False, allow_nan=False, separators=separators)
 
 
 def _wrap(value: Any) -> Any:

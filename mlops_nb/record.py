@@ -50,7 +50,7 @@ def write_record(
 ) -> None:
     """Write a record in one step, replacing an earlier state of the same run."""
     assert record["status"] in STATUSES, record["status"]
-    write_whole(_file(store, record["id"]), dump({"format": FORMAT, **record}, indent=1) + "\n")
+    write_whole(_file(store, record["id"]), dump({"format": FORMAT, **record}, indent=1, sort=False) + "\n")
 
 
 def read_record(
@@ -187,7 +187,7 @@ def _row(store: Path, id: str, file_time: int) -> tuple | None:
         return None  # deleted since the folder was listed
     except BadStore as error:
         record = {"id": id, "status": DAMAGED, "started": "", "template": "", "step": "", "error": {"message": str(error)}}
-    values = {**record, "arguments": dump(record.get("arguments", {})), "results": dump(record.get("results", {}))}
+    values = {**record, "arguments": dump(record.get("arguments", {}), sort=False), "results": dump(record.get("results", {}), sort=False)}
     values["error"] = (record.get("error") or {}).get("message")
     return (file_time, *(values.get(column) for column in COLUMNS))
 

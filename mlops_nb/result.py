@@ -41,7 +41,7 @@ def json_value(
     value: Any,
 ) -> Any:
     """Return what JSON can hold of `value`; non-finite numbers as `plain.dump` writes them."""
-    return json.loads(dump(plain(value)))
+    return json.loads(dump(plain(value), sort=False))
 
 
 def _is_figure(value: Any) -> bool:
