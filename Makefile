@@ -1,0 +1,79 @@
+# Each target sets up .venv by itself, from the exact versions in constraints.txt. Nothing is installed elsewhere.
+#
+# On Linux, pip takes the build of torch for NVIDIA cards, of several GB. Where pip is told of an index with the smaller
+# build for processors (PIP_EXTRA_INDEX_URL, or pip's own configuration), that one is taken; both give the same version.
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$python && break; done)
+UPGRADE ?=
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+unexport PYTHONPATH PYTHONHOME
+
+title = @printf '\n\033[1m== %s\033[0m\n' "$(1)"
+
+.PHONY: help run test lab bench lock generate binder readme check-generated clean
+.DEFAULT_GOAL := help
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{ printf "make %-16s %s\n", $$1, $$2 }'
+
+run: .venv/.installed  ## run the worked study and print its results
+	@.venv/bin/mlops-nb run
+	@.venv/bin/mlops-nb results
+
+lab: .venv/.installed  ## open JupyterLab at the templates
+	.venv/bin/jupyter lab --LabApp.default_url=/lab/tree/nbs/pipelines
+
+test: .venv/.installed-test  ## check everything: generated files, style, types, notebooks, tutorials, tests
+	$(call title,Generated files agree with what they are generated from)
+	@.venv/bin/pytest --quiet tests/test_generated.py
+	$(call title,Style)
+	@.venv/bin/ruff check .
+	$(call title,Types)
+	@.venv/bin/mypy
+	$(call title,Library notebooks)
+	@.venv/bin/nbdev-test --n-workers 2
+	$(call title,Tutorials give the outputs that they show)
+	@if test -d nbs/tutorials; then .venv/bin/pytest --quiet --nbval --current-env nbs/tutorials; else echo "There is no nbs/tutorials yet."; fi
+	$(call title,Tests)
+	@.venv/bin/pytest --quiet --ignore tests/test_generated.py
+
+bench: .venv/.installed-test  ## compare with the peers, side by side
+	.venv/bin/python benchmarks
+
+lock:  ## resolve constraints.txt anew; UPGRADE="numpy torch" lets those versions move, UPGRADE=all every one
+	@UPGRADE="$(UPGRADE)" .ci/lock "$(PYTHON)"
+
+generate: .venv/.installed-test  ## write again all that is generated: mlops_nb/, binder/, README.md
+	@.venv/bin/nbdev-export
+	@.venv/bin/nbdev-clean
+	@$(MAKE) --no-print-directory binder readme
+
+binder: .venv/.installed-test  ## write binder/ from the lock
+	@.venv/bin/python -c 'from mlops_nb.image import write_binder; write_binder(".")'
+
+# A link in the notebook starts at nbs/, and one in README.md at the root.
+readme: .venv/.installed-test  ## write README.md from nbs/index.ipynb
+	@.venv/bin/jupyter nbconvert --log-level WARN --to markdown --stdout nbs/index.ipynb | sed -E 's#(\]\(|src=")\.\./#\1#g' > README.md
+
+check-generated: .venv/.installed-test  ## check that generating again changes nothing
+	@.venv/bin/pytest --quiet tests/test_generated.py
+
+clean:  ## delete .venv and caches; runs, data and models stay
+	rm -rf .venv build dist mlops_nb.egg-info _proc .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+.venv/.installed: EXTRAS = study,lab
+.venv/.installed-test: EXTRAS = study,lab,test
+.venv/.installed-test: .venv/.installed
+.venv/.installed .venv/.installed-test: .venv/bin/pip constraints.txt pyproject.toml
+	@echo "Installing into .venv what the lock names for $(EXTRAS) (some minutes the first time) …"
+	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+.venv/bin/pip:
+	@test -n "$(PYTHON)" || { echo "There is no Python 3.11 or later here. Install one, or say where it is: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not Python 3.11 or later." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
