@@ -41,7 +41,7 @@ def _name(kind: str) -> str:
 def as_png(
     figure: Figure,
     dpi: int = 110,  # pixels per inch of `figure.get_size_inches()`
-    colours: int = 128,  # in the palette
+    colours: int = 255,  # in the palette
 ) -> bytes:
     """Return the figure as PNG with a palette, without date or version, so that the same figure gives the same bytes."""
     buffer, small = io.BytesIO(), io.BytesIO()
@@ -85,7 +85,7 @@ def draw_heat(
         axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=8, color="white" if value > 0.55 else "black")
 
 # %% ../../../nbs/studies/variables/90_picture.ipynb #90-picture-13
-_STYLE = {"figsize": (8.6, 5.6), "dpi": 100, "layout": "constrained"}
+_STYLE = {"figsize": (9.6, 5.6), "dpi": 72, "layout": "constrained"}
 
 
 def _scatter(axes: Axes, x: pd.Series, y: pd.Series, kinds: pd.Series) -> None:
@@ -103,16 +103,21 @@ def _scatter(axes: Axes, x: pd.Series, y: pd.Series, kinds: pd.Series) -> None:
 def draw_period_amplitude(
     stars: pd.DataFrame,  # `P_1` in days, `A_1` in magnitudes, `Type`
 ) -> Figure:
-    """Draw amplitude against period, both logarithmic: the picture in which most classes come apart by eye."""
+    """Draw amplitude against period, both logarithmic: the picture in which most classes come apart by eye.
+
+    Amplitudes are listed in steps of 0.001 mag; each is spread within its step, so that small ones do not fall on lines.
+    """
     figure = Figure(**_STYLE)
     axes = figure.add_subplot()
-    _scatter(axes, stars["P_1"], stars["A_1"], stars["Type"])
-    axes.set(xscale="log", yscale="log", xlim=(0.03, 2500), ylim=(8e-4, 10))
+    spread = np.random.default_rng(0).uniform(-0.0005, 0.0005, len(stars))
+    _scatter(axes, stars["P_1"], stars["A_1"] + spread, stars["Type"])
+    axes.set(xscale="log", yscale="log", xlim=(0.03, 2500), ylim=(1e-3, 10))
     axes.set_xticks([0.1, 1, 10, 100, 1000], ["0.1", "1", "10", "100", "1000"])
     axes.set_yticks([0.001, 0.01, 0.1, 1, 10], ["0.001", "0.01", "0.1", "1", "10"])
     axes.grid(alpha=0.15)
-    finish(axes, f"{len(stars):,} variable stars of OGLE-III", "first period (days)", "amplitude in I (mag)")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    drawn = stars[["P_1", "A_1"]].notna().all(axis=1).sum()
+    finish(axes, f"{drawn:,} variable stars of OGLE-III", "first period (days)", "amplitude in I (mag)")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9, borderaxespad=1.5)
     return figure
 
 # %% ../../../nbs/studies/variables/90_picture.ipynb #90-picture-17
@@ -126,12 +131,12 @@ def draw_colour_magnitude(
     axes.set(xlim=(-0.7, 8), ylim=(22, 8))
     axes.grid(alpha=0.15)
     finish(axes, "Colour and brightness, as seen from Earth", "V − I (mag)", "mean I (mag)")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9, borderaxespad=1.5)
     return figure
 
 # %% ../../../nbs/studies/variables/90_picture.ipynb #90-picture-19
 WINDOWS = {  # centre: right ascension in hours, declination in degrees; half width in degrees
-    "Large Magellanic Cloud": ("LMC", 5.38, -69.4, 4.6),
+    "Large Magellanic Cloud": ("LMC", 5.42, -69.4, 5.4),
     "Small Magellanic Cloud": ("SMC", 0.92, -73.0, 2.9),
     "Galactic bulge": ("BLG", 17.85, -29.5, 12.5),
 }
@@ -141,7 +146,7 @@ def draw_sky(
     stars: pd.DataFrame,  # `ID`, `RA` in hours, `DECL` in degrees, `Type`
 ) -> Figure:
     """Draw where the stars are, in the three windows of the survey."""
-    figure = Figure(figsize=(11, 4.6), dpi=100, layout="constrained")
+    figure = Figure(figsize=(11, 4.6), dpi=72, layout="constrained")
     for axes, (title, (region, hours, degrees, half)) in zip(figure.subplots(1, 3), WINDOWS.items(), strict=True):
         here = stars[stars["ID"].str[5:8] == region]
         east, north, centre = np.radians((here["RA"] - hours) * 15), np.radians(here["DECL"]), np.radians(degrees)
