@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +30,7 @@ def explain_exit(
     if code is None:
         return "killed", "the kernel is gone, and nobody knows why"
     if code >= 0:
-        return "failed", f"the kernel exited with code {code}: a cell ended the process (`os._exit`, `quit`, or a library that gave up)"
+        return "failed", f"the kernel exited with code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     hint = {
         "SIGKILL": ": by somebody, or by the system when memory ran out",
@@ -59,6 +60,7 @@ class Kernel:
         self.client: Any = None
         self.exit: tuple[str, str] | None = None  # what `explain_exit` says, once it is gone
         self._private = Path(tempfile.mkdtemp(prefix="mlops-nb-", dir=_short_folder()))
+        self._log = self._private / "kernel.log"  # what its process says before it can say it to a notebook
         self._ended: asyncio.Event | None = None
         self._watch: asyncio.Task | None = None
 
@@ -79,7 +81,10 @@ class Kernel:
                 f"no kernel {self.name!r} is installed here; there are {listed(names)}. Install it, or choose one with --kernel."
                 + did_you_mean(self.name, names)
             ) from None
-        await self.manager.start_kernel(cwd=str(self.folder), env=self.environment, independent=self.held)
+        with open(self._log, "wb") as log:  # else a kernel that is held would keep the pipes of this process open
+            await self.manager.start_kernel(
+                cwd=str(self.folder), env=self.environment, independent=self.held, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
         self._ended = asyncio.Event()
         self._watch = asyncio.create_task(self._wait_for_end())
 
@@ -100,7 +105,8 @@ class Kernel:
             if ready.done():
                 return ready.result()
             why = self.exit[1] if self.exit else f"it did not answer within {timeout_s:g} s"
-            raise RunError(f"the kernel {self.name!r} did not start: {why}.")
+            said = self._log.read_text(errors="replace").strip()[-2000:]
+            raise RunError(f"the kernel {self.name!r} did not start: {why}." + (f" It said:\n{said}" if said else ""))
         finally:
             ready.cancel()
             ended.cancel()
@@ -143,7 +149,7 @@ class Kernel:
     @property
     def attach(self) -> str:
         """The command that attaches a console to the kernel."""
-        return f"jupyter console --existing {self.manager.connection_file}"
+        return f"jupyter console --existing {self._private / 'held.json'}"
 
     @property
     def pid(self) -> int | None:
@@ -167,6 +173,8 @@ class Kernel:
         if self.manager is not None and self._ended is not None and not keep and not self.exit:
             await self.kill()
             await self._ended.wait()
+        if keep:  # jupyter_client deletes its own connection file with the manager
+            shutil.copy(self.manager.connection_file, self._private / "held.json")
         if self._watch is not None:
             self._watch.cancel()
         if self.client is not None:

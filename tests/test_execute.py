@@ -1,0 +1,304 @@
+"""Every way in which a run can end: the status tells the truth, and the notebook on the disk is whole and valid."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from making import command, write_notebook
+
+import mlops_nb
+from mlops_nb.errors import BadNotebook, CellFailed, RunInterrupted, RunKilled, RunTimedOut
+from mlops_nb.record import runs
+
+
+def run(tmp_path: Path, *sources: str, **options):
+    """Run a notebook of these cells."""
+    return mlops_nb.run(write_notebook(tmp_path / "train.ipynb", *sources), **options)
+
+
+def executed(tmp_path: Path):
+    """Return the only run and its notebook, which must be valid."""
+    [one] = runs(tmp_path)
+    notebook = nbformat.read(one.notebook, as_version=4)
+    nbformat.validate(notebook)
+    return one, notebook
+
+
+def statuses(notebook) -> list[str]:
+    """Return what the metadata says of each code cell that the author wrote."""
+    return [cell.metadata.papermill.status for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_a_notebook_that_runs(tmp_path):
+    one = run(tmp_path, "print('first')", "6 * 7")
+    found, notebook = executed(tmp_path)
+    assert found == one and one.status == "succeeded"
+    assert statuses(notebook) == ["completed", "completed"]
+    assert notebook.cells[1].outputs[0].data["text/plain"] == "42"
+    assert [cell["index"] for cell in one.record["cells"]] == [0, 1]
+    assert all(cell["seconds"] > 0 for cell in one.record["cells"])
+
+
+def test_a_cell_that_raises(tmp_path):
+    """The error shows the cell's source and a traceback without colours; the cells after it never ran."""
+    with pytest.raises(CellFailed) as failure:
+        run(tmp_path, "stars = [1]", "# the catalogue has one star\nstars[3]", "print('never')")
+    text = str(failure.value)
+    assert "train.ipynb: failed in cell 2: IndexError: list index out of range" in text
+    assert "    # the catalogue has one star\n    stars[3]" in text
+    assert "----> 2 stars[3]" in text and "\x1b" not in text
+    one, notebook = executed(tmp_path)
+    assert failure.value.run == one and one.status == "failed"
+    assert statuses(notebook) == ["completed", "failed", "pending"]
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "said"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed", "SIGKILL"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "killed", "SIGTERM"),
+        ("import ctypes; ctypes.string_at(0)", "killed", "SIGSEGV"),
+        ("import os; os._exit(3)", "failed", "exited with code 3"),
+        ("import os; os._exit(0)", "failed", "exited with code 0"),
+    ],
+)
+def test_a_kernel_that_dies(tmp_path, source, status, said):
+    """papermill marks every cell of such a notebook `completed`; here the cell that died says so, and why."""
+    started = time.monotonic()
+    with pytest.raises((RunKilled, CellFailed), match=said):
+        run(tmp_path, "print('before')", f"print('last words', flush=True)\n{source}", "print('never')")
+    assert time.monotonic() - started < 30
+    one, notebook = executed(tmp_path)
+    assert one.status == status and said in one.error
+    assert statuses(notebook) == ["completed", "failed", "pending"]
+    failed = [cell for cell in notebook.cells if cell.cell_type == "code"][1]
+    assert failed.outputs[-1].output_type == "error" and said in failed.outputs[-1].evalue
+
+
+def test_a_cell_that_takes_too_long(tmp_path):
+    with pytest.raises(RunTimedOut, match="cell 2 took longer than 0.5 s"):
+        run(tmp_path, "x = 1", "while True: pass", "print('never')", cell_timeout_s=0.5)
+    one, notebook = executed(tmp_path)
+    assert one.status == "timed-out" and statuses(notebook) == ["completed", "failed", "pending"]
+    assert one.seconds < 15
+
+
+def test_a_run_that_takes_too_long(tmp_path):
+    with pytest.raises(RunTimedOut, match="the run took longer than 2 s"):
+        run(tmp_path, *["import time; time.sleep(0.9)"] * 10, timeout_s=2)
+    one, notebook = executed(tmp_path)
+    assert one.status == "timed-out" and statuses(notebook)[-1] == "pending"
+
+
+def test_a_cell_that_does_not_listen(tmp_path):
+    """A cell that catches the interrupt is killed; the status is still why it was stopped."""
+    deaf = "import time\nwhile True:\n    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        pass"
+    with pytest.raises(RunTimedOut):
+        run(tmp_path, deaf, cell_timeout_s=0.5)
+    one, _ = executed(tmp_path)
+    assert one.status == "timed-out" and one.seconds < 20
+
+
+def test_a_kernel_that_does_not_start(tmp_path, monkeypatch):
+    """A kernel that dies at once is an error in seconds, not a wait of a minute."""
+    spec = tmp_path / "jupyter" / "kernels" / "broken" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": [sys.executable, "-c", "raise SystemExit(7)"], "display_name": "broken", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    started = time.monotonic()
+    with pytest.raises(CellFailed, match="did not start: the kernel exited with code 7"):
+        run(tmp_path / "project", "1", kernel="broken")
+    assert time.monotonic() - started < 20
+    one, _ = executed(tmp_path / "project")
+    assert one.status == "failed"
+
+
+def test_a_kernel_that_is_not_installed(tmp_path):
+    """Refused, and nothing is left of the attempt."""
+    with pytest.raises(BadNotebook, match="Did you mean 'python3'"):
+        run(tmp_path, "1", kernel="pyhton3")
+    assert not runs(tmp_path)
+    assert not [path for path in (tmp_path / "runs").iterdir() if path.is_dir() and path.name[:2] == "20"]
+
+
+def test_an_early_end_that_is_no_failure(tmp_path):
+    """`sys.exit(0)` ends a notebook early and well, as under papermill; another code is a failure."""
+    assert run(tmp_path, "import sys; sys.exit(0)", "print('never')").status == "succeeded"
+    with pytest.raises(CellFailed, match="SystemExit"):
+        run(tmp_path, "import sys; sys.exit(2)")
+
+
+def test_an_error_that_the_author_expects(tmp_path):
+    """The tag `raises-exception` lets a cell raise, as in nbclient, nbval and nbmake."""
+    path = write_notebook(tmp_path / "train.ipynb", "1 / 0", "print('goes on')")
+    notebook = json.loads(path.read_text())
+    notebook["cells"][0]["metadata"]["tags"] = ["raises-exception"]
+    path.write_text(json.dumps(notebook))
+    assert mlops_nb.run(path).status == "succeeded"
+    _, notebook = executed(tmp_path)
+    assert statuses(notebook) == ["completed", "completed"] and len(notebook.cells) == 2
+
+
+def test_output_in_pieces_is_joined(tmp_path):
+    """A hundred prints with flushes are one output, as in JupyterLab, and a figure between two texts stays between them."""
+    run(tmp_path, "for i in range(100): print(i, flush=True)", "print('a'); display(1); print('b')")
+    _, notebook = executed(tmp_path)
+    assert len(notebook.cells[0].outputs) == 1 and notebook.cells[0].outputs[0].text == "".join(f"{i}\n" for i in range(100))
+    assert [output.output_type for output in notebook.cells[1].outputs] == ["stream", "display_data", "stream"]
+
+
+def test_hash_order_is_the_same_each_time(tmp_path):
+    """Sets of texts are ordered alike in every run, unless PYTHONHASHSEED says otherwise."""
+    source = "from mlops_nb import glue\nglue('order', list({'Cep', 'RRLyr', 'LPV', 'DSCT', 'T2Cep', 'DPV'}))"
+    assert run(tmp_path, source).results == run(tmp_path, source).results
+
+
+def test_it_runs_where_the_notebook_lies(tmp_path):
+    """A notebook without declared files works in its own folder and can import what lies beside it, as in JupyterLab."""
+    folder = tmp_path / "analysis"
+    path = write_notebook(folder / "look.ipynb", "import beside, os\nassert beside.VALUE == 7\nprint(os.getcwd())")
+    (folder / "beside.py").write_text("VALUE = 7\n")
+    one = mlops_nb.run(path)
+    assert Path(nbformat.read(one.notebook, 4).cells[0].outputs[0].text.strip()) == folder
+
+
+def test_from_a_running_event_loop(tmp_path):
+    """`run` works inside a notebook, where an event loop runs already."""
+    import asyncio
+
+    async def inside():
+        return run(tmp_path, "print(1)")
+
+    assert asyncio.run(inside()).status == "succeeded"
+
+
+def start(tmp_path: Path, *words: str) -> subprocess.Popen:
+    """Start `mlops-nb run` in a session of its own, as a terminal does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlops_nb", "run", *words], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def wait_for(tmp_path: Path, name: str, seconds: float = 60) -> None:
+    """Wait until a cell has written a file."""
+    until = time.monotonic() + seconds
+    while not (tmp_path / name).exists():
+        assert time.monotonic() < until, f"{name} was never written"
+        time.sleep(0.05)
+
+
+LOOP = "import os, pathlib\npathlib.Path('pid').write_text(str(os.getpid()))\nprint('working', flush=True)\nwhile True: pass"
+
+
+def kernel_is_gone(tmp_path: Path, seconds: float = 15) -> bool:
+    """Say whether the kernel whose number was written down ends within some seconds."""
+    until = time.monotonic() + seconds
+    pid = int((tmp_path / "pid").read_text())
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.parametrize(("number", "status", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "killed", 1)])
+def test_ctrl_c_and_a_request_to_end(tmp_path, number, status, code):
+    write_notebook(tmp_path / "train.ipynb", "print('before')", LOOP, "print('never')")
+    process = start(tmp_path, "train.ipynb")
+    wait_for(tmp_path, "pid")
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback (most recent call last):\n  File" not in said
+    one, notebook = executed(tmp_path)
+    assert one.status == status and statuses(notebook) == ["completed", "failed", "pending"]
+    assert kernel_is_gone(tmp_path)
+
+
+def test_ctrl_c_from_python(tmp_path):
+    """In Python the interrupt is an error with the record, as every other end is."""
+    path = write_notebook(tmp_path / "train.ipynb", LOOP)
+    program = (
+        "import os, signal, threading, time, pathlib, mlops_nb\n"
+        "def press():\n    while not pathlib.Path('pid').exists(): time.sleep(0.05)\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Thread(target=press, daemon=True).start()\n"
+        f"try: mlops_nb.run({str(path)!r})\n"
+        "except mlops_nb.errors.RunInterrupted as error: print(error.run.status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == "interrupted", done.stderr
+    assert issubclass(RunInterrupted, RuntimeError)
+
+
+def test_the_process_that_runs_it_is_killed(tmp_path):
+    """After `kill -9` of the runner the next look says `lost`; the notebook is as far as it came, and the kernel ends by itself."""
+    write_notebook(tmp_path / "train.ipynb", "print('before')", LOOP)
+    process = start(tmp_path, "train.ipynb")
+    wait_for(tmp_path, "pid")
+    time.sleep(3)  # for the notebook to be saved while the cell runs
+    assert [one.status for one in runs(tmp_path)] == ["running"]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    one, notebook = executed(tmp_path)
+    assert one.status == "lost" and one.record["status"] == "lost"
+    assert statuses(notebook) == ["completed", "running"]
+    assert notebook.cells[1].outputs[0].text == "working\n"
+    assert kernel_is_gone(tmp_path)
+
+
+def test_a_held_kernel(tmp_path):
+    """`--hold` keeps the kernel of a run that failed: a client attaches and sees the variables. A run that succeeds holds none."""
+    write_notebook(tmp_path / "train.ipynb", "stars = 399679\nimport os\nopen('pid', 'w').write(str(os.getpid()))", "1 / 0")
+    done = command("run", "train.ipynb", "--hold", cwd=tmp_path)
+    assert done.returncode == 1 and "jupyter console --existing " in done.stderr
+    connection = done.stderr.partition("--existing ")[2].split()[0]
+    pid = int((tmp_path / "pid").read_text())
+    try:
+        from jupyter_client import BlockingKernelClient
+
+        client = BlockingKernelClient(connection_file=connection)
+        client.load_connection_file()
+        client.start_channels()
+        client.wait_for_ready(timeout=30)
+        answer = client.execute_interactive("print(stars)", timeout=30, output_hook=lambda message: None)
+        assert answer["content"]["status"] == "ok"
+        client.shutdown()
+        client.stop_channels()
+        assert kernel_is_gone(tmp_path)
+    finally:
+        if psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGKILL)
+
+    write_notebook(tmp_path / "train.ipynb", "import os\nopen('pid', 'w').write(str(os.getpid()))")
+    assert "--existing" not in command("run", "train.ipynb", "--hold", cwd=tmp_path).stderr
+    assert kernel_is_gone(tmp_path)
+
+
+def test_nothing_is_left_behind(tmp_path, monkeypatch):
+    """No kernel, no socket and no temporary folder outlive a run, however it ends."""
+    (tmp_path / "t").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t"))
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    run(tmp_path, "print(1)")
+    with pytest.raises(CellFailed):
+        run(tmp_path, "1 / 0")
+    with pytest.raises(RunKilled):
+        run(tmp_path, "import os; os.kill(os.getpid(), 9)")
+    assert {child.pid for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE} <= before
+    assert not list((tmp_path / "t").iterdir())
+
+
+def test_sockets_not_ports(tmp_path):
+    """Messages go over Unix sockets in a folder that only this user can enter. (ipykernel opens one port on loopback by itself, for what forked children print.)"""
+    source = (
+        "import json, os\nfrom ipykernel.connect import get_connection_file\n"
+        "info = json.load(open(get_connection_file()))\nassert info['transport'] == 'ipc'\n"
+        "assert os.stat(os.path.dirname(info['ip'])).st_mode & 0o077 == 0"
+    )
+    assert run(tmp_path, source).status == "succeeded"
