@@ -7,10 +7,16 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$python && break; done)
 UPGRADE ?=
 
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
 title = @printf '\n\033[1m== %s\033[0m\n' "$(1)"
+
+write_binder = .venv/bin/python -c 'from mlops_nb.image import write_binder; write_binder(".")'
+# A link in the notebook starts at nbs/, and one in README.md at the root.
+write_readme = .venv/bin/jupyter nbconvert --log-level WARN --to markdown --stdout nbs/index.ipynb | sed -E 's!(\]\(|src=")\.\./!\1!g' > README.md
 
 .PHONY: help run test lab bench lock generate binder readme check-generated clean
 .DEFAULT_GOAL := help
@@ -48,14 +54,14 @@ lock:  ## resolve constraints.txt anew; UPGRADE="numpy torch" lets those version
 generate: .venv/.installed-test  ## write again all that is generated: mlops_nb/, binder/, README.md
 	@.venv/bin/nbdev-export
 	@.venv/bin/nbdev-clean
-	@$(MAKE) --no-print-directory binder readme
+	@$(write_binder)
+	@$(write_readme)
 
 binder: .venv/.installed-test  ## write binder/ from the lock
-	@.venv/bin/python -c 'from mlops_nb.image import write_binder; write_binder(".")'
+	@$(write_binder)
 
-# A link in the notebook starts at nbs/, and one in README.md at the root.
 readme: .venv/.installed-test  ## write README.md from nbs/index.ipynb
-	@.venv/bin/jupyter nbconvert --log-level WARN --to markdown --stdout nbs/index.ipynb | sed -E 's#(\]\(|src=")\.\./#\1#g' > README.md
+	@$(write_readme)
 
 check-generated: .venv/.installed-test  ## check that generating again changes nothing
 	@.venv/bin/pytest --quiet tests/test_generated.py
@@ -67,7 +73,7 @@ clean:  ## delete .venv and caches; runs, data and models stay
 .venv/.installed: EXTRAS = study,lab
 .venv/.installed-test: EXTRAS = study,lab,test
 .venv/.installed-test: .venv/.installed
-.venv/.installed .venv/.installed-test: .venv/bin/pip constraints.txt pyproject.toml
+.venv/.installed .venv/.installed-test: constraints.txt pyproject.toml | .venv/bin/pip
 	@echo "Installing into .venv what the lock names for $(EXTRAS) (some minutes the first time) …"
 	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
