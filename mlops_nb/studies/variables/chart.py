@@ -38,20 +38,26 @@ def draw_confusions(
     return figure
 
 # %% ../../../nbs/studies/variables/95_chart.ipynb #95-chart-09
+def _wilson(share: pd.Series, n: pd.Series, z: float = 1.96) -> tuple[pd.Series, pd.Series]:
+    """Return the bounds of the interval of a share of `n`."""
+    centre, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
+
+
 def draw_reliability(
     tables: dict[str, pd.DataFrame],  # by model, as `reliability` gives it
 ) -> Figure:
-    """Draw the share of right stars against the probability that the model gave, the area of a point showing how many stars it stands for."""
-    figure = Figure(figsize=(6.4, 5.6), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, zorder=0, label="means what it says")
-    for colour, (name, table) in zip(MODEL_COLOURS, tables.items(), strict=False):
-        axes.plot(table["confidence"], table["accuracy"], color=colour, linewidth=1.4, label=name.replace("_", " "))
-        axes.scatter(table["confidence"], table["accuracy"], s=8 + 160 * table["stars"] / table["stars"].sum(), color=colour, alpha=0.8, linewidths=0)
-    axes.set(xlim=(0.2, 1.02), ylim=(0, 1.03))
-    axes.grid(alpha=0.15)
-    axes.legend(frameon=False, loc="upper left")
-    finish(axes, "Do the probabilities mean what they say?", "probability of the class that was given", "share of stars that are of it")
+    """Draw, a panel a model, the share of right stars against the probability that the model gave; larger points stand for more stars."""
+    figure = Figure(figsize=(3 * len(tables) + 0.6, 3.6), dpi=100, layout="constrained")
+    panels = figure.subplots(1, len(tables), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, colour, (name, table) in zip(panels, MODEL_COLOURS, tables.items(), strict=False):
+        low, high = _wilson(table["accuracy"], table["stars"])
+        axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, zorder=0)
+        axes.vlines(table["confidence"], low, high, color=colour, linewidth=1.4, alpha=0.6)
+        axes.scatter(table["confidence"], table["accuracy"], s=14 + 120 * table["stars"] / table["stars"].sum(), color=colour, linewidths=0)
+        axes.set(xlim=(0.2, 1.03), ylim=(-0.02, 1.03))
+        axes.grid(alpha=0.15)
+        finish(axes, name.replace("_", " "), "probability of the given class", "share that is right" if axes is panels[0] else "")
     return figure
 
 # %% ../../../nbs/studies/variables/95_chart.ipynb #95-chart-12
@@ -85,5 +91,5 @@ def draw_scores(
         axes.set_yticks(range(len(models)), [name.replace("_", " ") for name in models])
         axes.set_ylim(len(models) - 0.6, -0.7)
         axes.grid(axis="x", alpha=0.15)
-        finish(axes, title.replace("_", " "), "with 95 % bootstrap interval", "")
+        finish(axes, title.replace("_", " ").replace("f1", "F1"), "with 95 % bootstrap interval", "")
     return figure

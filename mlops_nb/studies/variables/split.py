@@ -82,7 +82,8 @@ def choose_sides(
     """Give each group of fields a side. Raises `BadStars` for a fold that there is not, or for fewer groups than folds."""
     if test_fold not in range(FOLDS) or len(np.unique(group)) < FOLDS:
         raise BadStars(f"test_fold is {test_fold} of {len(np.unique(group))} groups of fields: it must be 0 to {FOLDS - 1}, and {FOLDS} groups are needed.")
-    dealt = [rows for _, rows in StratifiedGroupKFold(FOLDS).split(types, types, group)]
+    kinds = pd.factorize(types, sort=True)[0]
+    dealt = [rows for _, rows in StratifiedGroupKFold(FOLDS).split(kinds, kinds, group)]
     side = pd.Series("train", index=types.index, name="side", dtype="str")
     side.iloc[dealt[test_fold]] = "test"
     side.iloc[dealt[(test_fold + 1) % FOLDS]] = "validation"
