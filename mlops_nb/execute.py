@@ -493,7 +493,7 @@ def _upgraded(nbformat: Any, template: Template) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return nbformat.reads(json.dumps(template.notebook), as_version=4)
+        return nbformat.from_dict(nbformat.reads(json.dumps(template.notebook), as_version=4))
 
 
 @contextlib.contextmanager

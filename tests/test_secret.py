@@ -1,0 +1,97 @@
+"""A secret is on the disk nowhere: not in the notebook, its metadata, the record, a patch, a log or an error."""
+
+import json
+import os
+import subprocess
+
+import pytest
+from making import all_bytes, command, write_notebook
+
+from mlops_nb.errors import BadArgument
+from mlops_nb.execute import Mask
+from mlops_nb.pipeline import run
+
+VALUE = "tok-5f3a/09c1+zzz"
+PARAMETERS = 'token = Secret("ARCHIVE_TOKEN")\nnote: str = ""'
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project under git whose template declares a secret, which is set."""
+    monkeypatch.setenv("ARCHIVE_TOKEN", VALUE)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / ".gitignore").write_text("/runs/\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(token.value)",
+        "import sys\nfor part in token.value: print(part, end='', flush=True)",
+        "token.value",
+        "display({'a': [token.value]})",
+        "raise ValueError(token.value)",
+        "import sys; print(token.value, file=sys.stderr)",
+        "import os; os.system('echo $ARCHIVE_TOKEN')",
+        "import os; print(dict(os.environ))",
+        "glue('leak', token.value); glue('nested', {'x': [token.value]})",
+        "from IPython.display import HTML, display; display(HTML(f'<b>{token.value}</b>'), metadata={'x': token.value})",
+        "import time\nprint(token.value, flush=True); time.sleep(3)\nimport os; os.kill(os.getpid(), 9)",
+        "import os; os.write(1, token.value.encode())",
+    ],
+)
+def test_a_secret_that_a_cell_lets_out(project, source):
+    path = write_notebook(project / "t.ipynb", source, parameters=PARAMETERS)
+    done = command("run", "t.ipynb", cwd=project)
+    assert VALUE.encode() not in all_bytes(project / "runs"), done.stderr
+    assert VALUE not in done.stdout + done.stderr
+    shown = command("show", "t", "--json", cwd=project)
+    assert json.loads(shown.stdout)["arguments"]["token"] == "ARCHIVE_TOKEN" and VALUE not in shown.stdout
+    assert path.exists()
+
+
+def test_it_is_masked_not_lost(project):
+    write_notebook(project / "t.ipynb", "print('token', token.value, 'end')\nprint(token)", parameters=PARAMETERS)
+    one = run(project / "t.ipynb")
+    assert "token *** end\\n" in one.notebook.read_text() and "Secret('ARCHIVE_TOKEN')" in one.notebook.read_text()
+
+
+def test_a_secret_given_as_another_argument(project):
+    write_notebook(project / "t.ipynb", "print(note)", parameters=PARAMETERS)
+    done = command("run", "t.ipynb", "-p", f"note=my {VALUE}", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert VALUE.encode() not in all_bytes(project / "runs")
+
+
+def test_a_secret_in_an_edited_file(project):
+    """The patch in the store does not hold it either."""
+    (project / "notes.txt").write_text(f"token={VALUE}\n")
+    write_notebook(project / "t.ipynb", "1", parameters=PARAMETERS)
+    one = run(project / "t.ipynb")
+    assert "notes.txt" in one.record["revision"]["changed"] and one.record["revision"]["patch"]
+    assert VALUE.encode() not in all_bytes(project / "runs")
+
+
+def test_a_secret_of_several_lines(project, monkeypatch):
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBg\nkqhkiG9w0BAQEF\n-----END KEY-----"
+    monkeypatch.setenv("ARCHIVE_TOKEN", key)
+    write_notebook(project / "t.ipynb", "print(token.value); print(repr(token.value))\nfor line in token.value.splitlines(): print('  ', line)", parameters=PARAMETERS)
+    run(project / "t.ipynb")
+    written = all_bytes(project / "runs")
+    assert b"MIIEvQIBADANBg" not in written and b"kqhkiG9w0BAQEF" not in written
+
+
+def test_a_secret_that_is_not_set_is_refused_before_a_kernel_starts(project, monkeypatch):
+    monkeypatch.delenv("ARCHIVE_TOKEN")
+    write_notebook(project / "t.ipynb", "1", parameters=PARAMETERS)
+    with pytest.raises(BadArgument, match="ARCHIVE_TOKEN, which is not set"):
+        run(project / "t.ipynb")
+    assert not (project / "runs").exists() or not any((project / "runs" / "records").glob("*"))
+
+
+def test_a_secret_too_short_to_be_masked_is_refused(monkeypatch):
+    with pytest.raises(BadArgument, match="fewer than 4"):
+        Mask({"TOKEN": "abc"})
+    assert Mask({"TOKEN": "abcd"}).text("xabcdx") == "x***x"
+    assert "ARCHIVE_TOKEN" not in os.environ
