@@ -1,0 +1,5 @@
+"""`python benchmarks` is `python benchmarks/run.py`."""
+
+from run import main
+
+main()
