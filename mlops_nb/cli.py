@@ -100,18 +100,19 @@ class Display:
         self.title, self._shown, self._written = "", 0.0, ""
 
     def step(self, name: str, number: int = 1, steps: int = 1) -> None:
-        """A step starts."""
+        """A step is next; it may still be refused."""
         self.title = name if steps == 1 else f"[{number}/{steps}] {name}"
-        self._shown = time.monotonic()
-        if not self.live:
-            self.write(f"{self.title}: started\n")
+        self._shown = 0.0
 
     def progress(self, progress: Any) -> None:
         """Something happened in the step."""
-        pause = 0.1 if self.live else EVERY_S
-        if time.monotonic() - self._shown < pause:
+        started, pause = self._shown == 0.0, 0.1 if self.live else EVERY_S
+        if not started and time.monotonic() - self._shown < pause:
             return
         self._shown = time.monotonic()
+        if started and not self.live:
+            self.write(f"{self.title}: started\n")
+            return
         where = f"cell {progress.cell}/{progress.cells}" if progress.cell else "starting the kernel"
         line = f"{self.title}: {where}, {_duration(progress.seconds)}" + (f"  {progress.line}" if progress.line else "")
         if not self.live:

@@ -10,6 +10,7 @@ __all__ = ['SHORTEST_SECRET', 'SAVE_EVERY_S', 'Mask', 'Progress', 'Outcome', 'Co
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
@@ -104,7 +105,9 @@ class Copy:
         """Say in the cell what it cannot say itself, because its kernel is gone or was stopped."""
         from nbformat.v4 import new_output
 
-        cell.outputs.append(new_output("error", ename=kind, evalue=message, traceback=[f"{kind}: {message}"]))
+        said = [index for index, output in enumerate(cell.outputs) if output.output_type == "error"]
+        error = new_output("error", ename=kind, evalue=message, traceback=[f"{kind}: {message}"])
+        cell.outputs.insert(said[0] if said else len(cell.outputs), error)  # before the KeyboardInterrupt by which it was stopped
 
     def finish(self, status: str, seconds: float) -> None:
         """Close the account and save. A cell that never ran stays `pending`."""
@@ -474,6 +477,7 @@ def _through_papermill(template: Template, arguments: Mapping[str, Any], executi
         def translate(cls, val: Any) -> str:
             return f"{val.call}({cls.translate_str(str(val))})" if isinstance(val, RolePath) else super().translate(val)
 
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that it cannot read; the contract has been checked
     papermill_engines.register("mlops-nb", Engine)
     papermill_translators.register("python", Translator)
     notebook = _upgraded(nbformat, template)

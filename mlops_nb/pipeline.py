@@ -27,7 +27,7 @@ from .result import read_results
 from .revision import read_revision
 from .role import PATHS
 from .settings import Settings, read_settings
-from .store import Store
+from .store import Store, write_whole
 from .template import Template, all_arguments, check_arguments, read_template
 
 # %% ../nbs/32_pipeline.ipynb #32-pipeline-05
@@ -78,6 +78,8 @@ def run(
         "process": this_process(),
     })  # fmt: skip
     folder.mkdir(parents=True)
+    if not (settings.store / ".gitignore").exists():
+        write_whole(settings.store / ".gitignore", "*\n")  # the store is never in git
     write_record(settings.store, record)
     with ThreadPoolExecutor(1) as pool:
         facts = pool.submit(_facts, settings, store, secrets, record)

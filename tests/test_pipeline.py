@@ -1,0 +1,152 @@
+"""Pipelines: what runs, in which order, from what, and what a failure stops."""
+
+import json
+
+import pytest
+from making import PYTHON, write_notebook, write_project
+
+import mlops_nb
+from mlops_nb.errors import BadArgument, BadPipeline, CellFailed, UnknownParameter
+from mlops_nb.pipeline import run_pipeline
+
+COPY = "import pathlib\n"
+STARS = {
+    "10_ingest": ('stars = Output("data/stars.csv")\nrows: int = 3', 'open(stars, "w").write("0.85\\n" * rows)'),
+    "20_train": (
+        'stars = Input("data/stars.csv")\nmodel = Output("models/network")\nseed: int = 0',
+        'import os; os.makedirs(model); open(model + "/weights", "w").write(open(stars).read() + str(seed)); glue("seed", seed)',
+    ),
+    "30_forest": ('stars = Input("data/stars.csv")\nmodel = Output("models/forest")\nseed: int = 0', 'open(model, "w").write(open(stars).read())'),
+    "40_compare": (
+        'network = Input("models/network/weights")\nforest = Input("models/forest")',
+        'glue("sizes", [len(open(p).read()) for p in (network, forest)])',
+    ),
+}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project whose pipeline is a diamond."""
+    return write_project(tmp_path, STARS)
+
+
+def ran(ended) -> dict[str, str]:
+    """Return status by step."""
+    return {one.step: one.status for one in ended.runs}
+
+
+def test_it_runs_in_the_order_of_the_graph(project):
+    ended = run_pipeline(root=project, arguments={"ingest": {"rows": 5}, "train": {"seed": 7}})
+    assert ended.succeeded and [one.step for one in ended.runs] == ["ingest", "train", "forest", "compare"]
+    assert ended.runs[-1].results == {"sizes": [26, 25]}
+    assert (project / "models" / "network" / "weights").read_text() == "0.85\n" * 5 + "7"
+    assert all(one.pipeline == "stars" for one in ended.runs)
+
+
+def test_a_step_reads_what_the_step_before_it_wrote(project):
+    """By digest: what somebody else puts in the workspace meanwhile is not read."""
+    from mlops_nb.pipeline import Watch
+
+    def meddle(run):
+        if run.step == "ingest":
+            (project / "data" / "stars.csv").write_text("from elsewhere")
+
+    ended = run_pipeline(root=project, watch=Watch(on_end=meddle))
+    assert ended.runs[-1].results == {"sizes": [16, 15]}
+
+
+def test_a_failing_step_stops_what_depends_on_it_and_nothing_else(project):
+    write_project(project, {"20_train": (STARS["20_train"][0], 'raise ValueError("no stars")')})
+    ended = run_pipeline(root=project)
+    assert ran(ended) == {"ingest": "succeeded", "train": "failed", "forest": "succeeded"}
+    assert ended.skipped == {"compare": "it needs train, which failed"} and isinstance(ended.errors["train"], CellFailed)
+    assert not (project / "models" / "network").exists(), "what a failed run wrote is not laid out"
+
+
+def test_from_a_step_and_only_a_step(project):
+    with pytest.raises(BadPipeline, match=r"40_compare.ipynb reads network = 'models/network/weights': run 'train' first"):
+        run_pipeline(root=project, only="compare")
+    run_pipeline(root=project)
+    assert list(ran(run_pipeline(root=project, start="train"))) == ["train", "compare"]
+    assert list(ran(run_pipeline(root=project, only="40_compare"))) == ["compare"]
+    with pytest.raises(BadPipeline, match="cannot be given together"):
+        run_pipeline(root=project, only="train", start="train")
+
+
+def test_wrong_arguments_are_refused_before_the_first_step(project):
+    for arguments, error in [
+        ({"train": {"sede": 1}}, UnknownParameter),
+        ({"train": {"seed": "one"}}, BadArgument),
+        ({"tarin": {"seed": 1}}, BadPipeline),
+        ({"forest": {"model": "models/network"}}, BadPipeline),
+    ]:
+        with pytest.raises(error):
+            run_pipeline(root=project, arguments=arguments)
+    assert not (project / "runs").exists()
+
+
+def test_an_output_that_was_not_written_is_a_failure(project):
+    write_project(project, {"10_ingest": (STARS["10_ingest"][0], "pass")})
+    ended = run_pipeline(root=project)
+    assert "declares stars = Output('data/stars.csv') and did not write it" in str(ended.errors["ingest"])
+    assert ran(ended) == {"ingest": "failed"} and len(ended.skipped) == 3
+
+
+def test_a_path_given_as_an_argument(project):
+    """An input from elsewhere is named in the record, and in the notebook as the call that reads it."""
+    (project / "other.csv").write_text("1.5\n")
+    one = mlops_nb.run(project / "nbs/pipelines/stars/20_train.ipynb", {"stars": project / "other.csv", "model": "models/second"})
+    assert one.record["inputs"]["stars"]["path"] == "other.csv" and (project / "models" / "second" / "weights").read_text() == "1.5\n0"
+    injected = json.loads(one.notebook.read_text())["cells"][2]["source"]
+    assert "".join(injected).splitlines()[1:] == ['stars = Input("other.csv")', 'model = Output("models/second")']
+
+
+def test_an_input_from_outside_the_project(project, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "big.csv"
+    elsewhere.write_text("2.5\n")
+    one = mlops_nb.run(project / "nbs/pipelines/stars/30_forest.ipynb", {"stars": str(elsewhere)})
+    assert one.record["inputs"]["stars"]["path"] == str(elsewhere) and (project / "models" / "forest").read_text() == "2.5\n"
+
+
+def test_an_input_that_changes_meanwhile(project):
+    """The record would be a lie, so the run fails."""
+    (project / "data").mkdir()
+    (project / "data" / "stars.csv").write_text("0.85\n")
+    code = 'import time; open(stars, "a").write("0.86\\n"); open(model, "w").write("x")'
+    write_project(project, {"30_forest": (STARS["30_forest"][0], code)})
+    with pytest.raises(CellFailed, match="changed while the run read it"):
+        mlops_nb.run(project / "nbs/pipelines/stars/30_forest.ipynb")
+
+
+def test_stray_files_stay_in_the_run(project):
+    """A template that declares its files works in its own folder: what it drops there does not litter the sources."""
+    write_project(project, {"10_ingest": (STARS["10_ingest"][0], STARS["10_ingest"][1] + '\nopen("stray.log", "w").write("x")')})
+    one = mlops_nb.run(project / "nbs/pipelines/stars/10_ingest.ipynb")
+    assert (one.notebook.parent / "stray.log").exists()
+    assert not list((project / "nbs").rglob("stray.log"))
+
+
+def test_templates_run_by_hand(project):
+    """Under a plain kernel, in its own folder, a template reads and writes under the project's root."""
+    import nbclient
+    import nbformat
+
+    for name in ("10_ingest", "20_train"):
+        path = project / "nbs" / "pipelines" / "stars" / f"{name}.ipynb"
+        nbclient.NotebookClient(nbformat.read(path, 4), resources={"metadata": {"path": str(path.parent)}}).execute()
+    assert (project / "models" / "network" / "weights").read_text() == "0.85\n" * 3 + "0"
+    assert not (project / "runs").exists()
+
+
+def test_an_undeclared_file_is_refused_inside_the_run(project):
+    write_project(project, {"10_ingest": (STARS["10_ingest"][0], 'Input("data/other.csv")')})
+    with pytest.raises(CellFailed, match=r"not declared in the `parameters` cell"):
+        mlops_nb.run(project / "nbs/pipelines/stars/10_ingest.ipynb")
+
+
+def test_local_modules_in_two_steps_at_different_folders(tmp_path):
+    """Each kernel has its own folder on the path, not the one of the process that runs it."""
+    for name, value in (("one", 1), ("two", 2)):
+        write_notebook(tmp_path / name / "t.ipynb", "import beside\nfrom mlops_nb import glue\nglue('value', beside.VALUE)", metadata=PYTHON)
+        (tmp_path / name / "beside.py").write_text(f"VALUE = {value}\n")
+        assert mlops_nb.run(tmp_path / name / "t.ipynb").results == {"value": value}
