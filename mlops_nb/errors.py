@@ -11,6 +11,7 @@ __all__ = ['MlopsError', 'BadSettings', 'BadNotebook', 'BadContract', 'UnknownPa
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import Any
 
 # %% ../nbs/00_errors.ipynb #00-errors-04
 class MlopsError(Exception):
@@ -44,7 +45,7 @@ class BadPipeline(MlopsError, ValueError):
 class RunError(MlopsError, RuntimeError):
     """A run did not succeed. `run` is its record, or None where there is none yet."""
 
-    run = None
+    run: Any = None
 
 
 class CellFailed(RunError):

@@ -60,7 +60,8 @@ class Mask:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
-            return type(value)({self.text(key): self(item) for key, item in value.items()})
+            kind: Any = type(value)  # nbformat's nodes stay nodes
+            return kind({self.text(key): self(item) for key, item in value.items()})
         if isinstance(value, (list, tuple)):
             return [self(item) for item in value]
         return value
@@ -218,7 +219,7 @@ class Execution:
         client = NotebookClient(notebook, km=self.kernel.manager, iopub_timeout=60, raise_on_iopub_timeout=True)
         client.kc = connection
         client.reset_execution_trackers()
-        client.process_message = self._listening(client.process_message)
+        client.process_message = self._listening(client.process_message)  # type: ignore[method-assign]
         for index, cell in enumerate(notebook.cells):
             if self.status == "running" and _runs(cell):
                 await self._run_cell(client, cell, index)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,9 @@ def run(
     write_record(settings.store, mask(record))
     finished = as_run(settings.store, mask(record))
     if record["status"] != "succeeded":
-        error = ERRORS[record["status"]](explain(finished, record))
-        error.run = finished
-        raise error
+        failure = ERRORS[record["status"]](explain(finished, record))
+        failure.run = finished
+        raise failure
     return finished
 
 # %% ../nbs/32_pipeline.ipynb #32-pipeline-06
@@ -312,7 +313,7 @@ def run_pipeline(
         try:
             finished = run(
                 step.template.path, (arguments or {}).get(step.name), pipeline=graph.pipeline, given=given,
-                on_progress=lambda progress, name=step.name: watch.on_progress(name, progress), **options,
+                on_progress=partial(watch.on_progress, step.name), **options,
             )  # fmt: skip
             given.update({file["path"]: file["digest"] for file in finished.record["outputs"].values()})
         except RunError as error:
