@@ -41,7 +41,7 @@ test: .venv/.installed-test  ## check everything: generated files, style, types,
 	$(call title,Library notebooks)
 	@.venv/bin/nbdev-test --n-workers 2
 	$(call title,Tutorials give the outputs that they show)
-	@if test -d nbs/tutorials; then .venv/bin/pytest --quiet --nbval --current-env nbs/tutorials; else echo "There is no nbs/tutorials yet."; fi
+	@if test -d nbs/tutorials; then .venv/bin/pytest --quiet --nbval --nbval-current-env nbs/tutorials; else echo "There is no nbs/tutorials yet."; fi
 	$(call title,Tests)
 	@.venv/bin/pytest --quiet --ignore tests/test_generated.py
 
