@@ -374,7 +374,8 @@ def test_the_better_model_is_named():
     assert np.isclose(ahead.value, macro_f1(count_confusions(true, good, 2)) - macro_f1(count_confusions(true, bad, 2)))
     assert "network beats" in verdict("network", "forest", ahead)
     assert "does NOT beat" in verdict("network", "forest", behind) and "worse" in verdict("network", "forest", behind)
-    assert "no difference is shown" in verdict("network", "forest", same)
+    for doubtful in (same, Interval(0.002, -0.003, 0.006), Interval(-0.002, -0.006, 0.003)):
+        assert "does NOT beat the forest: no difference is shown" in verdict("network", "forest", doubtful)
 
 
 # the templates, one after the other
