@@ -437,6 +437,28 @@ def test_the_verdict_is_plain(project):
             assert 0 < found[f"{model}_{what}_low"] <= found[f"{model}_{what}"] <= found[f"{model}_{what}_high"] <= 1
 
 
+def test_one_lucky_star_is_no_win(project):
+    """A network that gets right what gradient boosting gets right, and one star more, is not reported to beat it."""
+    root, _ = project
+    kept = root / "data/variables/network_predictions.parquet"
+    original = kept.read_bytes()
+    rows = pd.read_parquet(root / "data/variables/baseline_predictions.parquet").query("model == 'gradient_boosting'")
+    network = rows.drop(columns="model").reset_index(drop=True)
+    classes = list(network.columns.drop(["ID", "class"]))
+    wrong = (network[classes].idxmax(axis=1) != network["class"]).idxmax()
+    network.loc[wrong, classes] = [float(name == network.loc[wrong, "class"]) for name in classes]
+    found: dict = {}
+    try:
+        network.to_parquet(kept)
+        _run("evaluate", root, found, replicates=200)
+    finally:
+        kept.write_bytes(original)
+        _run("evaluate", root, {}, replicates=200)
+    assert found["network_minus_gradient_boosting_macro_f1"] > 0
+    assert found["network_beats_gradient_boosting"] is False
+    assert "does NOT beat the gradient boosting: no difference is shown" in found["verdict"]
+
+
 def test_the_transform_knows_the_training_side_only(project):
     """Other test stars leave the transform as it was, byte for byte; other training stars do not."""
     root, _ = project
