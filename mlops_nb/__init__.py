@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .role import Input as Input
     from .role import Output as Output
     from .role import Secret as Secret
-    from .pipeline import run as run
+    from .step import run as run
     from .pipeline import run_pipeline as run_pipeline
     from .template import read_template as read_template
 
@@ -29,12 +29,26 @@ _HOME = {
     "glue": "result",
     "read_graph": "graph",
     "read_template": "template",
-    "run": "pipeline",
+    "run": "step",
     "run_pipeline": "pipeline",
     "runs": "record",
 }
 
-__all__ = [*sorted(_HOME), "__version__"]
+__all__ = [
+    "Graph",
+    "Input",
+    "Output",
+    "Run",
+    "Secret",
+    "find_run",
+    "glue",
+    "read_graph",
+    "read_template",
+    "run",
+    "run_pipeline",
+    "runs",
+    "__version__",
+]
 
 
 def __getattr__(name: str):

@@ -26,7 +26,7 @@ from .errors import BadArgument, RunError
 from .kernel import GRACE_S, Kernel
 from .record import now
 from .store import write_whole
-from .template import Template
+from .template import Template, check_arguments
 
 # %% ../nbs/23_execute.ipynb #23-execute-05
 SHORTEST_SECRET = 4  # characters; masking a shorter text would tear holes into everything
@@ -173,8 +173,8 @@ class Execution:
         """Start the kernel's process, which gets ready while the caller does something else."""
         self.loop = asyncio.get_running_loop()
         self._started = time.monotonic()
-        self._report()
         await self.kernel.start()
+        self._report()
 
     def stop(self, status: str, message: str) -> None:
         """End the run early; to be called in its own loop. A second call does not wait for the cell."""
@@ -346,7 +346,8 @@ def clean_traceback(
     """Return a traceback without colours, rules and the folders of this machine."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     text = re.sub(r"/[^\s:]*/site-packages/", "…/site-packages/", text)
-    lines = [line.rstrip() for line in text.splitlines() if not re.fullmatch(r"-{20,}", line)]
+    noise = r"-{20,}|Could not get source, probably due dynamically evaluated source code\."
+    lines = [line.rstrip() for line in text.splitlines() if not re.fullmatch(noise, line.strip())]
     if len(lines) > most:
         lines = [*lines[: most // 3], f"   … {len(lines) - most} lines …", *lines[-(most - most // 3) :]]
     return "\n".join(lines).strip()
@@ -378,13 +379,15 @@ class Engine:
         runner: asyncio.Runner | None = None, start_timeout: float = 60, execution_timeout: float | None = None, log_output: bool = False,
         stdout_file: Any = None, stderr_file: Any = None, **unused: Any,
     ) -> Any:  # fmt: skip
-        """Execute `nb` in place and return it; called by papermill, which raises for the errors that it finds in the outputs.
+        """Execute `nb` in place and return it; called by papermill, which raises for the errors that it finds in the outputs. Checks the arguments against the contract.
 
         The progress bar, the log and the names of output files are papermill's options; an autosave interval is not used, because saving is timed here.
         """
         if execution is not None:
             runner.run(execution.run_cells(nb))
             return nb
+        template = Template(Path(str(input_path or "the notebook")), nb, "")
+        check_arguments(template, nb.metadata.get("papermill", {}).get("parameters", {}))
 
         def on_output(name: str, text: str) -> None:
             file = stdout_file if name == "stdout" else stderr_file
@@ -489,6 +492,8 @@ def _through_papermill(template: Template, arguments: Mapping[str, Any], executi
         )  # fmt: skip
     except PapermillExecutionError:
         if execution.status != "succeeded":
+            for cell in execution.copy.notebook.cells:
+                cell.metadata.setdefault("papermill", {"status": "completed"})
             execution.copy.save()  # with papermill's pointer to the failing cell
 
 

@@ -123,6 +123,8 @@ def pipelines(settings: Settings) -> list[str]:
 # %% ../nbs/30_graph.ipynb #30-graph-10
 def _folder(settings: Settings, pipeline: str | None) -> Path:
     names = pipelines(settings)
+    if not names and (pipeline is None or not Path(pipeline).is_dir()):
+        raise BadPipeline(f"there are no pipelines in {settings.pipelines}: a pipeline is a folder of templates there. `mlops-nb run PATH.ipynb` runs one notebook.")
     if pipeline is None:
         pipeline = settings.default_pipeline or (names[0] if len(names) == 1 else None)
         if pipeline is None:
@@ -134,6 +136,9 @@ def _folder(settings: Settings, pipeline: str | None) -> Path:
         return folder
     if Path(pipeline).is_dir() and any(Path(pipeline).glob("*.ipynb")):
         return Path(pipeline).resolve()
+    for name in names:
+        if pipeline in {read_template(path).step for path in (settings.pipelines / name).glob("*.ipynb")}:
+            raise BadPipeline(f"there is no pipeline {pipeline!r}; it is a step of {name!r}: `mlops-nb run {name} --only {pipeline}`.")
     raise BadPipeline(f"there is no pipeline {pipeline!r} in {settings.pipelines}; there are {listed(names)}." + did_you_mean(pipeline, names))
 
 
@@ -193,7 +198,7 @@ def check_inputs(
 
 # %% ../nbs/30_graph.ipynb #30-graph-18
 def _as_text(graph: Graph) -> str:
-    lines = [f"{graph.pipeline}: {len(graph.steps)} steps"]
+    lines = [f"{graph.pipeline}: {len(graph.steps)} step{'s' if len(graph.steps) > 1 else ''}"]
     for step in graph.steps:
         needs = graph.needs[step.name]
         lines.append(f"  {step.template.path.stem}" + (f"  (after {', '.join(needs)})" if needs else ""))

@@ -37,7 +37,7 @@ class _Bare(ast.NodeTransformer):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             kept = [statement for statement in body if not _is_text(statement)]
-            node.body = kept or ([ast.Pass()] if not isinstance(node, ast.Module) else [])
+            setattr(node, "body", kept or ([ast.Pass()] if not isinstance(node, ast.Module) else []))  # noqa: B010 - of any kind of node
         return node
 
 
@@ -96,9 +96,9 @@ def _sort_in(module: Module, statement: ast.stmt) -> None:
         for each in names:
             module.definitions.setdefault(each, []).append(statement)
         if not names:  # if, for, while, with, try, an expression, an assignment to something else than names
-            for inner in ast.walk(statement):
-                if isinstance(inner, (ast.Import, ast.ImportFrom)):
-                    _note_import(module, inner, module.imports, module.imported)
+            for part in ast.walk(statement):
+                if isinstance(part, (ast.Import, ast.ImportFrom)):
+                    _note_import(module, part, module.imports, module.imported)
             for each in _bound(statement):
                 module.definitions.setdefault(each, []).append(statement)
         if not names or _acts(statement):
@@ -114,8 +114,9 @@ def _defines(statement: ast.stmt) -> list[str]:
         return [statement.name]
     if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
         return [statement.target.id]
-    if isinstance(statement, ast.Assign) and all(isinstance(target, ast.Name) for target in statement.targets):
-        return [target.id for target in statement.targets]
+    if isinstance(statement, ast.Assign):
+        names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
+        return names if len(names) == len(statement.targets) else []
     return []
 
 
@@ -149,7 +150,7 @@ def _calls(node: ast.AST) -> bool:
     return any(isinstance(inner, kinds) for inner in ast.walk(node) if not isinstance(inner, ast.Lambda))
 
 
-def _note_import(module: Module, statement: ast.stmt, names: dict, imported: list) -> None:
+def _note_import(module: Module, statement: ast.Import | ast.ImportFrom, names: dict, imported: list) -> None:
     if isinstance(statement, ast.Import):
         for alias in statement.names:
             imported.append(alias.name)

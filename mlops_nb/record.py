@@ -14,7 +14,7 @@ import socket
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def _settle(store: Path, record: dict) -> dict:
     return record
 
 # %% ../nbs/13_record.ipynb #13-record-15
-COLUMNS = ("id", "status", "template", "step", "pipeline", "started", "seconds", "arguments", "results", "error")
+COLUMNS = ("id", "status", "template", "step", "pipeline", "started", "seconds", "key", "arguments", "results", "error")
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS runs (file_time INTEGER, {", ".join(f"{c} PRIMARY KEY" if c == "id" else c for c in COLUMNS)}) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS seen (folder_time INTEGER);
@@ -160,13 +160,15 @@ def _rows(store: Path, where: str, values: tuple, order: str) -> list[tuple]:
 def _refresh(store: Path, connection: sqlite3.Connection) -> None:
     folder = Path(store) / "records"
     folder_time = folder.stat().st_mtime_ns
-    has_tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('runs', 'seen')").fetchone()[0] == 2
-    if has_tables:
+    made = tuple(row[1] for row in connection.execute("PRAGMA table_info(runs)"))
+    if made == ("file_time", *COLUMNS):
         running = connection.execute("SELECT count(*) FROM runs WHERE status = 'running'").fetchone()[0]
         if not running and connection.execute("SELECT folder_time FROM seen").fetchone() == (folder_time,):
             return
     with connection:
         connection.execute("BEGIN IMMEDIATE")
+        if made not in ((), ("file_time", *COLUMNS)):
+            connection.execute("DROP TABLE runs")  # of another version
         for statement in _TABLES.split(";"):
             connection.execute(statement)
         known = dict(connection.execute("SELECT id, file_time FROM runs WHERE status != 'running'"))
@@ -188,11 +190,12 @@ def _row(store: Path, id: str, file_time: int) -> tuple | None:
     except BadStore as error:
         record = {"id": id, "status": DAMAGED, "started": "", "template": "", "step": "", "error": {"message": str(error)}}
     values = {**record, "arguments": dump(record.get("arguments", {}), sort=False), "results": dump(record.get("results", {}), sort=False)}
+    values["key"] = (record.get("key") or {}).get("digest")
     values["error"] = (record.get("error") or {}).get("message")
     return (file_time, *(values.get(column) for column in COLUMNS))
 
 # %% ../nbs/13_record.ipynb #13-record-17
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """One execution of a template. What a table shows is here; `record` holds everything, read from the store when asked for."""
 
@@ -203,10 +206,11 @@ class Run:
     pipeline: str | None
     started: str  # UTC, ISO 8601
     seconds: float | None  # wall time; None while it runs, and where nobody knows
+    key: str | None  # digest of what decided its results; None for a notebook that declares nothing
     arguments: dict[str, Any]  # every parameter's value; secrets by the name of their variable
     results: dict[str, Any]  # what the cells glued
     error: str | None  # one line; None for a run that succeeded
-    store: Path = field(repr=False)
+    store: Path  # the store's folder
 
     @property
     def record(self) -> dict:
@@ -217,6 +221,10 @@ class Run:
     def notebook(self) -> Path:
         """The executed notebook."""
         return self.store / self.id / Path(self.template).name
+
+    def __repr__(self) -> str:
+        took = "" if self.seconds is None else f" in {self.seconds:.1f} s"
+        return f"<Run {self.id}: {self.status}{took}>"
 
     def _repr_html_(self) -> str:
         return _html([self])
@@ -264,6 +272,7 @@ def runs(
     status: str | None = None,  # one of STATUSES
     step: str | None = None,  # the name of a step, or of a template
     pipeline: str | None = None,
+    key: str | None = None,  # digest of a key
     sort: str = "started",  # one of SORTS: newest, longest, by step, by status
     limit: int | None = None,  # at most so many
 ) -> Runs:
@@ -271,17 +280,18 @@ def runs(
 
     Raises `UnknownRun` for a status or an order that there is none of.
     """
-    return runs_in(read_settings(root).store, status=status, step=step, pipeline=pipeline, sort=sort, limit=limit)
+    return runs_in(read_settings(root).store, status=status, step=step, pipeline=pipeline, key=key, sort=sort, limit=limit)
 
 
-def runs_in(store: Path, *, status=None, step=None, pipeline=None, sort="started", limit=None) -> Runs:
+def runs_in(store: Path, *, status=None, step=None, pipeline=None, key=None, sort="started", limit=None) -> Runs:
     """As `runs`, of the store in this folder."""
     for value, known in ((status, (*STATUSES, DAMAGED)), (sort, SORTS)):
         if value is not None and value not in known:
             raise UnknownRun(f"{value!r} is none of {listed(known)}." + did_you_mean(value, known))
     if not (Path(store) / "records").is_dir():
         return Runs()
-    asked = {name: value for name, value in (("status", status), ("step", step), ("pipeline", pipeline)) if value is not None}
+    filters = {"status": status, "step": step, "pipeline": pipeline, "key": key}
+    asked = {name: value for name, value in filters.items() if value is not None}
     where = "WHERE " + " AND ".join(f"{name} = ?" for name in asked) if asked else ""
     order = SORTS[sort] + ("" if limit is None else f" LIMIT {int(limit)}")
     return Runs(_run(Path(store), row) for row in _rows(store, where, tuple(asked.values()), order))
@@ -299,7 +309,7 @@ def as_run(
     """Return the run that a record tells of."""
     error = (record.get("error") or {}).get("message")
     values = {name: record.get(name) for name in COLUMNS}
-    return Run(**{**values, "error": error}, store=Path(store))
+    return Run(**{**values, "key": (record.get("key") or {}).get("digest"), "error": error}, store=Path(store))
 
 # %% ../nbs/13_record.ipynb #13-record-21
 def find_run(

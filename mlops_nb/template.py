@@ -409,8 +409,14 @@ def _fitting(parameter: Parameter, value: Any, where: str) -> Any:
     try:
         return TypeAdapter(_type(parameter, where)).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        faults = {fault["msg"].removeprefix("Input ").removeprefix("should be ") for fault in error.errors()}
+        faults = {_plainly(fault["msg"]) for fault in error.errors()}
         raise _misfit(parameter, value, " or ".join(sorted(faults)), where) from None
+
+
+def _plainly(message: str) -> str:
+    words = {"a valid integer": "a whole number", "a valid number": "a number", "a valid boolean": "true or false", "a valid string": "text"}
+    text = message.removeprefix("Input ").removeprefix("should be ")
+    return words.get(text, text)
 
 
 def _misfit(parameter: Parameter, value: Any, wanted: str, where: str) -> BadArgument:

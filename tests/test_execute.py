@@ -157,7 +157,8 @@ def test_output_in_pieces_is_joined(tmp_path):
 def test_hash_order_is_the_same_each_time(tmp_path):
     """Sets of texts are ordered alike in every run, unless PYTHONHASHSEED says otherwise."""
     source = "from mlops_nb import glue\nglue('order', list({'Cep', 'RRLyr', 'LPV', 'DSCT', 'T2Cep', 'DPV'}))"
-    assert run(tmp_path, source).results == run(tmp_path, source).results
+    first, second = run(tmp_path, source), run(tmp_path, source)
+    assert first.id != second.id and first.results == second.results
 
 
 def test_it_runs_where_the_notebook_lies(tmp_path):

@@ -21,6 +21,7 @@ TOOLS = {
     "jupyter_client": "kernel",
     "nbclient": "execute",
     "nbformat": "execute",
+    "packaging": "environment",
     "papermill": "execute",
     "pydantic": "template",
     "rich": "cli",

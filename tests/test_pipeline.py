@@ -47,7 +47,7 @@ def test_a_step_reads_what_the_step_before_it_wrote(project):
     """By digest: what somebody else puts in the workspace meanwhile is not read."""
     from mlops_nb.pipeline import Watch
 
-    def meddle(run):
+    def meddle(run, was_there):
         if run.step == "ingest":
             (project / "data" / "stars.csv").write_text("from elsewhere")
 

@@ -9,7 +9,7 @@ from making import all_bytes, command, write_notebook
 
 from mlops_nb.errors import BadArgument
 from mlops_nb.execute import Mask
-from mlops_nb.pipeline import run
+from mlops_nb.step import run
 
 VALUE = "tok-5f3a/09c1+zzz"
 PARAMETERS = 'token = Secret("ARCHIVE_TOKEN")\nnote: str = ""'

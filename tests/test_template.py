@@ -63,7 +63,7 @@ def test_text_becomes_what_is_declared(tmp_path, declared, text, value):
         ("x: float = 1.0", "fast", "a number"),
         ("x: bool = False", "maybe", "true or false"),
         ("x: list[int] = []", "1,2", "JSON"),
-        ("x: list[int] = []", "[1, 2.5]", "integer"),
+        ("x: list[int] = []", "[1, 2.5]", "a whole number|fractional"),
         ("x: Literal['adam', 'sgd'] = 'adam'", "adamw", "'adam' or 'sgd'"),
         ("x: Annotated[float, Gt(0)] = 1", "0", "greater than 0"),
         ("x: Annotated[int, Ge(1), Le(8)] = 1", "9", "less than or equal to 8"),

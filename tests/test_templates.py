@@ -63,7 +63,7 @@ def test_the_network_stands_beside_its_baselines(project):
 
 def test_run_twice_with_one_seed_the_metrics_are_equal_to_the_last_digit(project):
     before = latest(project)
-    done = command("run", "--from", "split", cwd=project)
+    done = command("run", "--from", "split", "--force", cwd=project)
     assert done.returncode == 0, done.stderr
     after = latest(project)
     assert len(runs(project)) == 2 * len(STEPS) - 2

@@ -55,7 +55,7 @@ def score(
     level: float = 0.95,
 ) -> Interval:
     """Return a score of `confusion` with its stratified bootstrap interval."""
-    return interval(measure(confusion), measure(redraw(confusion, replicates, seed)), level)
+    return interval(float(measure(confusion)), measure(redraw(confusion, replicates, seed)), level)
 
 # %% ../../../nbs/studies/variables/75_bootstrap.ipynb #75-bootstrap-14
 def difference(

@@ -85,7 +85,7 @@ def draw_heat(
         axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=8, color="white" if value > 0.55 else "black")
 
 # %% ../../../nbs/studies/variables/90_picture.ipynb #90-picture-13
-_STYLE = {"figsize": (9.6, 5.6), "dpi": 72, "layout": "constrained"}
+_STYLE: dict = {"figsize": (9.6, 5.6), "dpi": 72, "layout": "constrained"}
 
 
 def _scatter(axes: Axes, x: pd.Series, y: pd.Series, kinds: pd.Series) -> None:

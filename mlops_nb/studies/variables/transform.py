@@ -56,10 +56,11 @@ class Transform:
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote. Raises `BadStars` for any other text."""
         try:
-            read = json.loads(text)
+            read: dict = json.loads(text)
             if read.pop("format") != "variables-transform-1":
                 raise ValueError
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in read.items()})
+            values: dict = {name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}
+            return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise BadStars("this is not a transform that Transform.to_json wrote; fit it again with fit_transform.") from None
 

@@ -1,0 +1,349 @@
+"""Nothing stale, nothing run twice: for each edit of a small project, which steps run again and what `why` says of it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from making import command, write_notebook
+
+import mlops_nb.environment
+from mlops_nb.errors import CellFailed
+from mlops_nb.pipeline import run_pipeline
+from mlops_nb.status import read_status
+from mlops_nb.step import run
+from mlops_nb.record import runs
+
+PHASE = '''"""Phases."""
+from stars import units
+from stars.table import ROWS as KNOWN
+
+PERIOD = 0.85
+UNUSED = 1
+
+
+def fold(t, period=PERIOD):
+    """Fold."""
+    phase = units.days(t) / period
+    return phase
+
+
+def unused(t):
+    return t
+
+
+class Curve:
+    scale = 2
+
+    def at(self, t):
+        return fold(t) * self.scale
+'''
+FILES = {
+    "settings.ini": "",
+    "data/raw.csv": "0.85\n",
+    "nbs/pipelines/p/stars/__init__.py": "",
+    "nbs/pipelines/p/stars/phase.py": PHASE,
+    "nbs/pipelines/p/stars/units.py": "FACTOR = 1.0\n\n\ndef days(t):\n    return t * FACTOR\n\n\ndef hours(t):\n    return 24 * t\n",
+    "nbs/pipelines/p/stars/table.py": "ROWS = [1, 2]\n",
+    "nbs/pipelines/p/helper.ipynb": "",
+}
+TRAIN = "# first\nfrom stars.phase import Curve, fold\nresult = fold(3.0) + Curve().at(1.0)\nopen(model, 'w').write(str(result) + open(stars).read())"
+STEPS = {
+    "10_ingest": ('raw = Input("data/raw.csv")\nstars = Output("data/stars.csv")', "open(stars, 'w').write(open(raw).read().strip())"),
+    "20_train": ('stars = Input("data/stars.csv")\nmodel = Output("models/m")\nrate: float = 0.1  # step', TRAIN),
+    "30_score": ('model = Input("models/m")\nscore = Output("data/score")', "open(score, 'w').write(open(model).read()[:2])"),
+}
+LOCAL = Path("nbs/pipelines/p/stars")
+
+
+def write_step(root: Path, name: str, markdown: str = "# Title") -> None:
+    """Write a template of the project, with a markdown cell on top."""
+    parameters, code = STEPS[name]
+    path = write_notebook(root / "nbs/pipelines/p" / f"{name}.ipynb", code, parameters=parameters)
+    notebook = json.loads(path.read_text())
+    notebook["cells"].insert(0, {"cell_type": "markdown", "metadata": {}, "source": markdown})
+    path.write_text(json.dumps(notebook))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A project whose pipeline has run."""
+    root = tmp_path_factory.mktemp("made")
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (root / "nbs/pipelines/p/helper.ipynb").unlink()
+    for name in STEPS:
+        write_step(root, name)
+    assert run_pipeline(root=root).succeeded
+    time.sleep(0.2)
+    return root
+
+
+@pytest.fixture
+def project(made, tmp_path):
+    """A copy of it, in another folder."""
+    shutil.copytree(made, tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy"
+
+
+def edit(path: Path, before: str, after: str) -> None:
+    """Replace a text that must be there."""
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def cells(root: Path, change, name: str = "20_train") -> None:
+    """Change the cells of a template."""
+    path = root / "nbs/pipelines/p" / f"{name}.ipynb"
+    notebook = json.loads(path.read_text())
+    change(notebook["cells"])
+    path.write_text(json.dumps(notebook))
+
+
+def reformat(found):
+    """Write the same code in another way, with a comment."""
+    found[-1]["source"] = found[-1]["source"].replace("fold(3.0) + Curve().at(1.0)", "(  fold( 3.0 )   # folded\n  + Curve().at(1.0))").replace("# first\n", "\n\n")
+
+
+def faked(root: Path) -> None:
+    """Replace an input by one of equal size and modification time."""
+    path = root / "data/raw.csv"
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    path.write_text("0.86\n")
+    os.utime(path, ns=times)
+
+
+NOTHING: list[str] = []
+TRAIN_ON = ["train", "score"]
+ONLY_TRAIN = ["train"]  # its output is byte-identical, so the step after it is a hit
+CASES = {
+    "nothing": (lambda r: None, NOTHING, None),
+    "edit markdown": (lambda r: write_step(r, "20_train", "# Another title, and more prose"), NOTHING, None),
+    "reformat and add a comment": (lambda r: cells(r, reformat), NOTHING, None),
+    "outputs in the template": (lambda r: cells(r, lambda c: c[-1].update(outputs=[{"output_type": "stream", "name": "stdout", "text": "x"}])), NOTHING, None),
+    "change a docstring": (lambda r: edit(r / LOCAL / "phase.py", '"""Fold."""', '"""Fold a curve."""'), NOTHING, None),
+    "comment and formatting in a module": (lambda r: edit(r / LOCAL / "phase.py", "    return phase\n", "    # the phase\n    return (phase)\n"), NOTHING, None),
+    "change an unreached function": (lambda r: edit(r / LOCAL / "phase.py", "def unused(t):\n    return t", "def unused(t):\n    return -t"), NOTHING, None),
+    "change an unreached function two imports away": (lambda r: edit(r / LOCAL / "units.py", "24 * t", "25 * t"), NOTHING, None),
+    "change an unreached constant": (lambda r: edit(r / LOCAL / "phase.py", "UNUSED = 1", "UNUSED = 2"), NOTHING, None),
+    "touch a file": (lambda r: os.utime(r / "data/raw.csv"), NOTHING, None),
+    "touch a module": (lambda r: os.utime(r / LOCAL / "phase.py"), NOTHING, None),
+    "change the template's code": (lambda r: cells(r, lambda c: c[-1].update(source=c[-1]["source"].replace("3.0", "4.0"))), TRAIN_ON, "the code of its cells changed"),
+    "change a function": (lambda r: edit(r / LOCAL / "phase.py", "/ period", "/ period % 1"), TRAIN_ON, "stars/phase.py: function fold changed"),
+    "change a function two imports away": (lambda r: edit(r / LOCAL / "units.py", "return t * FACTOR", "return t * FACTOR + 1"), TRAIN_ON, "stars/units.py: function days changed"),
+    "change a constant that it reads": (lambda r: edit(r / LOCAL / "units.py", "FACTOR = 1.0", "FACTOR = 2.0"), TRAIN_ON, "stars/units.py: name FACTOR changed"),
+    "change a class method": (lambda r: edit(r / LOCAL / "phase.py", "* self.scale", "* self.scale + 1"), TRAIN_ON, "stars/phase.py: class Curve changed"),
+    "change a class attribute": (lambda r: edit(r / LOCAL / "phase.py", "scale = 2", "scale = 3"), TRAIN_ON, "stars/phase.py: class Curve changed"),
+    "change a default argument": (lambda r: edit(r / LOCAL / "phase.py", "period=PERIOD", "period=0.5"), TRAIN_ON, "stars/phase.py: function fold changed"),
+    "change __init__": (lambda r: (r / LOCAL / "__init__.py").write_text("import os\nos.environ['X'] = '1'\n"), ONLY_TRAIN, "stars/__init__.py: module-level code is used now"),
+    "add code at the top level of a module": (lambda r: edit(r / LOCAL / "table.py", "ROWS = [1, 2]", "ROWS = [1, 2]\nROWS.append(3)"), ONLY_TRAIN, "stars/table.py: module-level code is used now"),
+    "change a default of the template": (lambda r: cells(r, lambda c: c[2].update(source=c[2]["source"].replace("0.1", "0.2"))), ONLY_TRAIN, "argument rate changed (0.1 → 0.2)"),
+    "change one byte of an input": (lambda r: (r / "data/raw.csv").write_text("0.86\n"), ["ingest", "train", "score"], None),
+    "an input of equal size and time": (faked, ["ingest", "train", "score"], None),
+    "an input that gives the same output": (lambda r: (r / "data/raw.csv").write_text("0.85\n\n"), ["ingest"], None),
+    "a shell line": (lambda r: cells(r, lambda c: c[-1].update(source=c[-1]["source"] + "\n!true")), ONLY_TRAIN, "the code of its cells changed"),
+}  # fmt: skip
+
+
+def executed(root: Path, **options) -> list[str]:
+    """Run the pipeline; return the steps that were executed."""
+    before = {one.id for one in runs(root)}
+    ended = run_pipeline(root=root, **options)
+    assert ended.succeeded, ended.errors
+    return [one.step for one in ended.runs if one.id not in before]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_an_edit_makes_stale(project, name):
+    change, expected, reason = CASES[name]
+    change(project)
+    stood = {one.step: one for one in read_status(root=project)}
+    if expected == ["ingest"]:
+        assert stood["ingest"].status == "stale" and stood["train"].reasons == ("ingest is stale",)
+    else:
+        stale = [step for step, one in stood.items() if one.status != "fresh"]
+        assert stale == (TRAIN_ON if expected == ONLY_TRAIN else expected), stood
+    if reason:
+        assert any(said.endswith(reason) for said in stood["train"].reasons), stood["train"].reasons
+    assert executed(project) == expected
+    assert {one.status for one in read_status(root=project)} == {"fresh"}
+    assert executed(project) == []
+
+
+def test_a_project_that_moved_and_a_clone_without_its_workspace(project):
+    """The copy is in another folder already. Without the files that were laid out, they come from the store."""
+    shutil.rmtree(project / "models")
+    (project / "data/stars.csv").unlink()
+    assert executed(project) == [] and (project / "models/m").exists() and (project / "data/stars.csv").read_text() == "0.85"
+
+
+def test_a_changed_output_in_the_workspace_is_never_trusted(project):
+    (project / "data/stars.csv").write_text("9.99")
+    assert executed(project) == [] and (project / "data/stars.csv").read_text() == "0.85"
+
+
+def test_from_another_folder_with_another_hash_seed(project):
+    """The key is the same for every process."""
+    for seed, folder in (("1", project), ("2", project / "data")):
+        done = command("status", "--json", cwd=folder, PYTHONHASHSEED=seed)
+        assert {one["status"] for one in json.loads(done.stdout)} == {"fresh"}, done
+
+
+def test_an_edit_that_is_taken_back(project):
+    """The earlier run is a hit again."""
+    edit(project / LOCAL / "units.py", "FACTOR = 1.0", "FACTOR = 2.0")
+    assert executed(project) == TRAIN_ON
+    edit(project / LOCAL / "units.py", "FACTOR = 2.0", "FACTOR = 1.0")
+    before = (project / "models/m").read_text()
+    assert executed(project) == [] and (project / "models/m").read_text() != before
+
+
+def test_a_package_that_is_upgraded(project, monkeypatch):
+    """A reached one makes the step stale, an unreached one does not."""
+    cells(project, lambda c: c[-1].update(source="import numpy\n" + c[-1]["source"]))
+    executed(project)
+    original = mlops_nb.environment.packages
+    monkeypatch.setattr(mlops_nb.environment, "packages", lambda path=None: {**original(path), "papermill": "99"})
+    assert {one.status for one in read_status(root=project)} == {"fresh"}
+    monkeypatch.setattr(mlops_nb.environment, "packages", lambda path=None: {**original(path), "numpy": "99.0"})
+    [train] = [one for one in read_status(root=project) if one.step == "train"]
+    assert train.status == "stale" and train.reasons[0].startswith("numpy ") and train.reasons[0].endswith("→ 99.0")
+
+
+def test_another_python(project, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0, "final", 0))
+    assert "3.99" in read_status(root=project)[0].reasons[0]
+
+
+def test_a_secret_that_is_rotated(tmp_path, monkeypatch):
+    (tmp_path / "settings.ini").touch()
+    path = write_notebook(tmp_path / "t.ipynb", "1", parameters='token = Secret("ARCHIVE_TOKEN")')
+    monkeypatch.setenv("ARCHIVE_TOKEN", "first-value")
+    first = run(path)
+    monkeypatch.setenv("ARCHIVE_TOKEN", "second-value")
+    assert run(path).id == first.id
+
+
+def test_a_notebook_that_is_run_by_another(project):
+    """`%run` follows into notebooks and scripts."""
+    write_notebook(project / "nbs/pipelines/shared.ipynb", "SHARED = 1")
+    (project / "nbs/pipelines/extra.py").write_text("EXTRA = 1\n")
+    cells(project, lambda c: c[-1].update(source="%run ../shared.ipynb\n%run ../extra.py\n" + c[-1]["source"]), "30_score")
+    (project / "nbs/pipelines/p/30_score.ipynb").write_text((project / "nbs/pipelines/p/30_score.ipynb").read_text())
+    before = read_status(root=project)
+    assert before[-1].status == "stale"
+    from mlops_nb.reach import read_reach
+    from mlops_nb.template import read_template
+
+    def reached():
+        return read_reach(read_template(project / "nbs/pipelines/p/30_score.ipynb"), project).code
+
+    first = reached()
+    assert {"nbs/pipelines/shared.ipynb: cells", "nbs/pipelines/extra.py: script"} <= set(first)
+    write_notebook(project / "nbs/pipelines/shared.ipynb", "SHARED = 2")
+    (project / "nbs/pipelines/extra.py").write_text("EXTRA = 2\n")
+    assert [name for name in first if reached()[name] != first[name]] == ["nbs/pipelines/extra.py: script", "nbs/pipelines/shared.ipynb: cells"]
+
+
+def test_force_runs_what_is_fresh(project):
+    assert executed(project, force=True) == ["ingest", "train", "score"]
+
+
+def test_a_failed_run_is_never_a_hit(tmp_path):
+    (tmp_path / "settings.ini").touch()
+    path = write_notebook(tmp_path / "t.ipynb", "1 / 0", parameters="seed: int = 0")
+    for _ in range(2):
+        with pytest.raises(CellFailed):
+            run(path)
+    assert len(runs(tmp_path)) == 2
+
+
+def test_a_notebook_that_declares_nothing_is_always_run(tmp_path):
+    path = write_notebook(tmp_path / "t.ipynb", "1")
+    assert run(path).id != run(path).id
+
+
+def test_a_damaged_or_missing_object_is_no_hit(project):
+    digest = runs(project, step="ingest")[0].record["outputs"]["stars"]["digest"]
+    path = project / "runs/objects" / digest[:2] / digest[2:]
+    path.chmod(0o644)
+    path.write_text("9.99")
+    assert executed(project) == ["ingest"]
+    path.unlink(missing_ok=True)
+    assert executed(project) == ["ingest"] and path.read_text() == "0.85"
+
+
+def test_code_that_is_edited_while_it_runs(project):
+    """Nobody can say which of the two ran, so the run is never a hit."""
+    cells(project, lambda c: c[-1].update(source=c[-1]["source"] + "\nimport pathlib, stars.units\np = pathlib.Path(stars.units.__file__); p.write_text(p.read_text().replace('1.0', '3.0'))"))
+    ended = run_pipeline(root=project)
+    assert ended.runs[1].step == "train" and ended.runs[1].key is None
+
+
+def test_several_that_ask_at_once_run_it_once(tmp_path):
+    (tmp_path / "settings.ini").touch()
+    write_notebook(tmp_path / "t.ipynb", "import time; time.sleep(2)", parameters="seed: int = 0")
+    started = [subprocess.Popen([sys.executable, "-m", "mlops_nb", "run", "t.ipynb"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 4
+    assert len(runs(tmp_path)) == 1 and sum("fresh, nothing to do" in text for text in said) == 3
+
+
+NAMES = ["a", "b", "c"]
+
+
+@st.composite
+def module_graphs(draw):
+    """Modules m0 … m2, each with functions a, b, c that call functions of later modules in one of several ways."""
+    sources = []
+    for index in range(3):
+        lines = [f"K = {draw(st.integers(0, 1))}"]
+        for name in NAMES:
+            body = str(draw(st.integers(0, 2)))
+            if index < 2 and draw(st.booleans()):
+                other, called = draw(st.integers(index + 1, 2)), draw(st.sampled_from(NAMES))
+                way = draw(st.sampled_from(["from", "as", "module", "inside", "star"]))
+                top = {"from": f"from m{other} import {called} as {name}_{called}", "as": f"import m{other} as mm{other}", "module": f"import m{other}", "star": f"from m{other} import *", "inside": ""}[way]
+                call = {"from": f"{name}_{called}()", "as": f"mm{other}.{called}()", "module": f"m{other}.{called}()", "star": "K", "inside": f"__import__('m{other}').{called}()"}[way]
+                if top:
+                    lines.insert(0, top)
+                body += f" + {call}"
+            lines.append(f"def {name}():\n    return {body} + K")
+        sources.append("\n".join(lines) + "\n")
+    return sources
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(before=module_graphs(), after=module_graphs(), entry=st.sampled_from(NAMES))
+def test_equal_reach_means_equal_results(tmp_path_factory, before, after, entry):
+    """For random modules and random edits: where the reach is the same, what runs gives the same."""
+    from mlops_nb.reach import read_reach
+    from mlops_nb.template import read_template
+
+    found = []
+    for sources in (before, after):
+        root = tmp_path_factory.mktemp("graph")
+        code = f"import m0\nresult = m0.{entry}()"
+        write_notebook(root / "t.ipynb", code)
+        for index, source in enumerate(sources):
+            (root / f"m{index}.py").write_text(source)
+        names: dict = {}
+        for name in ("m0", "m1", "m2"):
+            sys.modules.pop(name, None)
+        sys.path.insert(0, str(root))
+        try:
+            exec(code, names)
+        finally:
+            sys.path.remove(str(root))
+        found.append((read_reach(read_template(root / "t.ipynb"), root).code, names["result"]))
+    (one, first), (other, second) = found
+    if one == other:
+        assert first == second
