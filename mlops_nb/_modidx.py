@@ -157,6 +157,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mlops_nb.graph._box': ('graph.html#_box', 'mlops_nb/graph.py'),
                                 'mlops_nb.graph._edge': ('graph.html#_edge', 'mlops_nb/graph.py'),
                                 'mlops_nb.graph._folder': ('graph.html#_folder', 'mlops_nb/graph.py'),
+                                'mlops_nb.graph._layout': ('graph.html#_layout', 'mlops_nb/graph.py'),
                                 'mlops_nb.graph._needed': ('graph.html#_needed', 'mlops_nb/graph.py'),
                                 'mlops_nb.graph._one_writer_each': ('graph.html#_one_writer_each', 'mlops_nb/graph.py'),
                                 'mlops_nb.graph._ordered': ('graph.html#_ordered', 'mlops_nb/graph.py'),
