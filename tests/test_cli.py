@@ -40,7 +40,8 @@ def test_a_whole_session(project):
     assert "rate = 0.01\n" in shown and "seed = 0  (default)" in shown and "data/stars.csv" in shown
     assert json.loads(command("show", listed[0]["id"], "--json", cwd=project).stdout)["status"] == "succeeded"
     printed = command("results", cwd=project).stdout
-    assert "0.5123" in printed and "rows" in printed
+    assert "0.5123" in printed and "loss" in printed and "'ingest'" in printed
+    assert "rows" in command("results", "stars", cwd=project).stdout
     assert json.loads(command("results", "train", "--json", cwd=project).stdout)["train"]["scores"]["table"]["columns"] == ["model", "f1"]
 
 
