@@ -475,7 +475,7 @@ def _print_json(value: Any) -> None:
 
 # %% ../nbs/81_cli.ipynb #81-cli-22
 def main() -> None:
-    """Run the command line; exit with 0, with 1 (a run did not succeed), 2 (refused) or 130 (interrupted)."""
+    """Run the command line; exit with 0, with 1 (a run did not succeed), 2 (refused), 130 (interrupted) or 70 (a fault of ours)."""
     try:
         app()
     except BrokenPipeError:  # `mlops-nb runs | head`
@@ -486,3 +486,8 @@ def main() -> None:
             raise
         print(f"mlops-nb: {error}", file=sys.stderr)
         sys.exit(130 if isinstance(error, RunInterrupted) else 1 if isinstance(error, RunError) else 2)
+    except Exception as error:
+        if os.environ.get("MLOPS_NB_DEBUG"):
+            raise
+        print(f"mlops-nb: a fault of mlops-nb itself: {type(error).__name__}: {error}. --debug shows where.", file=sys.stderr)
+        sys.exit(70)

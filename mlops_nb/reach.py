@@ -65,10 +65,11 @@ class Module:
     imported: list[str] = field(default_factory=list)  # every module that importing it imports
     stars: list[str] = field(default_factory=list)  # modules of which it imports everything
     typing: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # imports for type checkers alone
+    broken: str | None = None  # the digest of a file that is not Python that can be read; then nothing else is known of it
 
 # %% ../nbs/21_reach.ipynb #21-reach-09
 def take_apart(
-    source: str,
+    source: str | bytes,
     path: str = "",
     name: str = "",
     is_package: bool = False,
@@ -243,8 +244,12 @@ class _Walk:
             self.code[f"{self._relative(path)}: cells"] = code_digest(other)
             self.cells(other)
         else:
-            self.code[f"{self._relative(path)}: script"] = tree_digest(ast.parse(data))
-            module = take_apart(data.decode(), self._relative(path), "__main__")
+            self.code[f"{self._relative(path)}: script"] = _file_digest(path, *_version(path))
+            try:
+                module = take_apart(data, self._relative(path), "__main__")
+            except (SyntaxError, ValueError):
+                self.unseen.add(f"{self._relative(path)} is not Python that can be read; what it imports is not followed")
+                return
             self._imports(module)
             self.left.extend((module, statement) for statement in ast.parse(data).body)
 
@@ -289,6 +294,9 @@ class _Walk:
             return None
         if (name, None) not in self.seen:
             self.seen.add((name, None))
+            if module.broken:
+                self.code[f"{module.path}: all of it"] = module.broken
+                self.unseen.add(f"{module.path} is not Python that can be read; what it imports is not followed")
             if module.effects:
                 self.code[f"{module.path}: module-level code"] = tree_digest(*module.effects)
                 self.left.extend((module, statement) for statement in module.effects)
@@ -306,6 +314,8 @@ class _Walk:
 
     def visit(self, module: Module, name: str, from_outside: bool = True) -> bool:
         """Count the definition of a name in a module; return whether there is one."""
+        if module.broken:
+            return True
         if name not in module.definitions and name not in module.imports:
             return self._visit_star(module, name) or (from_outside and self._visit_lazy(module, name))
         if (module.name, name) in self.seen:
@@ -436,15 +446,20 @@ def _version(path: Path) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=4096)
 def _module(file: str, path: str, name: str, is_package: bool, *version: int) -> Module:
-    return take_apart(Path(file).read_text(encoding="utf-8"), path, name, is_package)
+    data = Path(file).read_bytes()
+    try:
+        return take_apart(data, path, name, is_package)
+    except (SyntaxError, ValueError):
+        return Module(path, name, is_package, broken=digest_bytes(data))
 
 
 @lru_cache(maxsize=4096)
 def _file_digest(path: Path, *version: int) -> str:
+    data = path.read_bytes()
     try:
-        return tree_digest(ast.parse(path.read_bytes()))
-    except SyntaxError:
-        return digest_bytes(path.read_bytes())
+        return tree_digest(ast.parse(data))
+    except (SyntaxError, ValueError):
+        return digest_bytes(data)
 
 
 def _installed(path: Path) -> bool:
