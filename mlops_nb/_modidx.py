@@ -17,6 +17,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mlops_nb.cli._number': ('cli.html#_number', 'mlops_nb/cli.py'),
                               'mlops_nb.cli._numbers': ('cli.html#_numbers', 'mlops_nb/cli.py'),
                               'mlops_nb.cli._print_json': ('cli.html#_print_json', 'mlops_nb/cli.py'),
+                              'mlops_nb.cli._print_results': ('cli.html#_print_results', 'mlops_nb/cli.py'),
                               'mlops_nb.cli._print_table': ('cli.html#_print_table', 'mlops_nb/cli.py'),
                               'mlops_nb.cli._run_notebook': ('cli.html#_run_notebook', 'mlops_nb/cli.py'),
                               'mlops_nb.cli._run_pipeline': ('cli.html#_run_pipeline', 'mlops_nb/cli.py'),
