@@ -12,7 +12,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME
 
-title = @printf '\n\033[1m== %s\033[0m\n' "$(1)"
+title = @printf '\n== %s\n' "$(1)"
 
 write_binder = .venv/bin/python -c 'from mlops_nb.image import write_binder; write_binder(".")'
 # A link in the notebook starts at nbs/, and one in README.md at the root.
@@ -41,7 +41,7 @@ test: .venv/.installed-test  ## check everything: generated files, style, types,
 	$(call title,Library notebooks)
 	@.venv/bin/nbdev-test --n-workers 2
 	$(call title,Tutorials give the outputs that they show)
-	@if test -d nbs/tutorials; then .venv/bin/pytest --quiet --nbval --nbval-current-env nbs/tutorials; else echo "There is no nbs/tutorials yet."; fi
+	@.venv/bin/pytest --quiet --nbval --nbval-current-env nbs/tutorials
 	$(call title,Tests)
 	@.venv/bin/pytest --quiet --ignore tests/test_generated.py
 
@@ -68,7 +68,7 @@ check-generated: .venv/.installed-test  ## check that generating again changes n
 
 clean:  ## delete .venv and caches; runs, data and models stay
 	rm -rf .venv build dist mlops_nb.egg-info _proc .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 .venv/.installed: EXTRAS = study,lab
 .venv/.installed-test: EXTRAS = study,lab,test
