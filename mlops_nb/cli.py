@@ -185,30 +185,29 @@ def run(
 
 
 def _run_notebook(path: Path, texts: Mapping[str, str], options: dict) -> None:
+    from mlops_nb.step import near
     from mlops_nb.step import run as run_one
-    from mlops_nb.settings import read_settings
     from mlops_nb.template import parse_arguments, read_template
 
     template = read_template(path)
     arguments = parse_arguments(template, texts)
-    folder = template.path.parent
-    pipeline = folder.name if folder.parent == read_settings(template.path).pipelines else None
     display = Display()
     display.step(template.step)
     hits: list[Any] = []
     try:
-        finished = run_one(path, arguments, pipeline=pipeline, on_progress=display.progress, on_hit=hits.append, **options)
+        finished = run_one(path, arguments, on_progress=display.progress, on_hit=hits.append, **options)
     except RunError as error:
         if error.run is not None:
             display.end(error.run)
         raise
     display.end(finished, bool(hits))
-    print(_near(finished.notebook))
+    print(near(finished.notebook))
 
 
 def _run_pipeline(name: str | None, texts: Mapping[str, str], start: str | None, only: str | None, options: dict) -> None:
     from mlops_nb.graph import read_graph
     from mlops_nb.pipeline import Watch, run_pipeline
+    from mlops_nb.step import near
 
     arguments = pipeline_arguments(read_graph(name), texts)
     display = Display()
@@ -218,14 +217,10 @@ def _run_pipeline(name: str | None, texts: Mapping[str, str], start: str | None,
         print(f"\n{error}\n", file=sys.stderr)
     print("The executed notebooks:")
     for finished in ended.runs:
-        print(f"  {finished.status:12} {_near(finished.notebook)}")
+        print(f"  {finished.status:12} {near(finished.notebook)}")
     if not ended.succeeded:
         interrupted = any(isinstance(error, RunInterrupted) for error in ended.errors.values())
         raise typer.Exit(130 if interrupted else 1)
-
-
-def _near(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 # %% ../nbs/81_cli.ipynb #81-cli-13
 @app.command()
@@ -274,7 +269,7 @@ def graph(
 @app.command()
 def status(
     pipeline: Annotated[str | None, typer.Argument(help="A pipeline. Default: the default one.")] = None,
-    parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", metavar="STEP.NAME=VALUE", help="An argument. Repeatable.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="An argument; STEP.NAME=VALUE where several steps declare it. Repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of JSON objects.")] = False,
 ) -> None:
     """Say of each step whether it is fresh, stale, missing, failed or running; nothing is run."""
@@ -294,8 +289,8 @@ def status(
 @app.command()
 def why(
     step: Annotated[str, typer.Argument(help="A step of the pipeline.")],
-    pipeline: Annotated[str | None, typer.Option(help="The pipeline. Default: the default one.")] = None,
-    parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", metavar="STEP.NAME=VALUE", help="An argument. Repeatable.")] = None,
+    pipeline: Annotated[str | None, typer.Argument(help="A pipeline. Default: the default one.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="An argument; STEP.NAME=VALUE where several steps declare it. Repeatable.")] = None,
 ) -> None:
     """Say why a step would run, in sentences."""
     from mlops_nb.graph import read_graph
@@ -356,7 +351,9 @@ def show(
 def _facts(run: Any, record: dict) -> Iterable[tuple[str, str]]:
     yield "run", run.id
     yield "status", run.status
-    yield "notebook", _near(run.notebook)
+    from mlops_nb.step import near
+
+    yield "notebook", near(run.notebook)
     yield "started", run.started[:19].replace("T", " ") + " UTC" + (f", took {_duration(run.seconds)}" if run.seconds is not None else "")
     for name, value in run.arguments.items():
         yield "argument", f"{name} = {value}" + ("" if name in record.get("given", []) else "  (default)")
@@ -429,23 +426,22 @@ def _cell(value: Any) -> str:
 
 
 def _latest(name: str | None) -> list:
-    from mlops_nb.errors import BadPipeline, UnknownRun
-    from mlops_nb.graph import read_graph
-    from mlops_nb.record import find_run
-    from mlops_nb.record import runs as read_runs
+    """Return the run that is meant; of a pipeline, for each step the run whose outputs are laid out, or its latest that succeeded."""
+    from mlops_nb.errors import UnknownRun
+    from mlops_nb.graph import pipelines
+    from mlops_nb.record import find_run, runs
+    from mlops_nb.settings import read_settings
+    from mlops_nb.status import read_status
 
-    try:
-        found = read_graph(name)
-    except BadPipeline:
-        if name is None:
-            raise
+    if name is not None and name not in pipelines(read_settings()):
         return [find_run(name)]
-    latest: dict[str, Any] = {}
-    for one in reversed(read_runs(pipeline=found.pipeline, status="succeeded")):
-        latest[one.step] = one
-    if not latest:
-        raise UnknownRun(f"no run of the pipeline {found.pipeline!r} has succeeded yet; `mlops-nb run {found.pipeline}` makes some.")
-    return [latest[step.name] for step in found.steps if step.name in latest]
+    found = []
+    for one in read_status(name):
+        latest = [one.run] if one.status == "fresh" else runs(step=one.step, status="succeeded", limit=1)
+        found.extend(latest)
+    if not found:
+        raise UnknownRun("no run of the pipeline has succeeded yet; `mlops-nb run` makes some.")
+    return found
 
 # %% ../nbs/81_cli.ipynb #81-cli-20
 def _print_table(columns: tuple[str, ...], rows: list[tuple], empty: str = "nothing") -> None:

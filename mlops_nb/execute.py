@@ -166,6 +166,7 @@ class Execution:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._why: tuple[str, str] | None = None  # status and reason, once it was told to stop
         self._tasks: set[asyncio.Task] = set()
+        self._handlers = contextlib.ExitStack()
         self._count = 0  # code cells in all
         self._started = time.monotonic()
 
@@ -173,8 +174,14 @@ class Execution:
         """Start the kernel's process, which gets ready while the caller does something else."""
         self.loop = asyncio.get_running_loop()
         self._started = time.monotonic()
+        self._handlers.enter_context(self._signals())
         await self.kernel.start()
         self._report()
+
+    async def close(self, keep: bool = False) -> None:
+        """End the kernel, unless it is kept, and let signals do again what they did before."""
+        await self.kernel.close(keep)
+        self._handlers.close()
 
     def stop(self, status: str, message: str) -> None:
         """End the run early; to be called in its own loop. A second call does not wait for the cell."""
@@ -198,7 +205,7 @@ class Execution:
         self.copy = Copy(notebook, self.output, self.mask)
         self._count = sum(_runs(cell) for cell in notebook.cells)
         self.copy.save()
-        with self._signals(), self._limit(self.timeout_s, "the run"):
+        with self._limit(self.timeout_s, "the run"):
             self._in_background(self._save_at_intervals())
             try:
                 await self._run(notebook)
@@ -321,7 +328,8 @@ class Execution:
     def _hear(self, cell: Any, name: str, text: str) -> None:
         if self.on_output is not None:
             self.on_output(name, self.mask.text(text))
-        tail = cell.outputs[-1].text[-2000:] if cell.outputs else ""
+        said = next((output.text for output in reversed(cell.outputs) if output.output_type == "stream"), text)  # a widget may have taken it
+        tail = said[-2000:]
         if self.mask:  # the rest of a secret may still be on its way
             tail = self.mask.text(tail[: tail.rfind("\n") + 1])
         self._report(re.split(r"[\r\n]+", tail.rstrip())[-1].strip())
@@ -399,10 +407,11 @@ class Engine:
 
                 logger.info(text.rstrip("\n"))
 
+        secrets = {p.default: os.environ[p.default] for p in template.parameters if p.role == "Secret" and os.environ.get(p.default)}
         kernel = Kernel(kernel_name, Path.cwd(), os.environ)
         output = Path(output_path) if output_path and "://" not in output_path else None
         execution = Execution(
-            kernel, output, mask=Mask(), start_timeout_s=start_timeout, cell_timeout_s=execution_timeout or unused.get("timeout"), on_output=on_output
+            kernel, output, mask=Mask(secrets), start_timeout_s=start_timeout, cell_timeout_s=execution_timeout or unused.get("timeout"), on_output=on_output
         )
 
         async def all_of_it() -> None:
@@ -410,9 +419,10 @@ class Engine:
                 await execution.start()
                 await execution.run_cells(nb)
             finally:
-                await kernel.close()
+                await execution.close()
 
         asyncio.run(all_of_it())
+        nb.update(execution.mask(nb))  # papermill writes it once more
         return nb
 
 # %% ../nbs/23_execute.ipynb #23-execute-19
@@ -460,11 +470,10 @@ def _conduct(execution: Execution, template: Template, arguments: Mapping[str, A
             _through_papermill(template, arguments, execution, runner)
             if hold and execution.status == "failed" and not kernel.exit:
                 held = kernel.attach
-        except KeyboardInterrupt:  # before the first cell, or after the last
+        except KeyboardInterrupt:  # before the signals are handled
             execution._ended("interrupted", "KeyboardInterrupt", "interrupted by Ctrl-C")
         finally:
-            with _ignoring_ctrl_c():
-                runner.run(kernel.close(keep=held is not None))
+            runner.run(execution.close(keep=held is not None))
     return held
 
 # %% ../nbs/23_execute.ipynb #23-execute-20
@@ -542,16 +551,3 @@ def _outside_loops(conduct: Callable, execution: Execution, *arguments: Any) -> 
             if execution.loop is not None:
                 execution.loop.call_soon_threadsafe(execution.stop, "interrupted", "interrupted by the stop button")
             return work.result()
-
-
-@contextlib.contextmanager
-def _ignoring_ctrl_c() -> Iterator[None]:
-    """Let the kernel be ended, which takes moments, whatever is pressed meanwhile."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

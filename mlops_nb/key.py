@@ -6,14 +6,16 @@
 __all__ = ['VERSION', 'Key', 'key_of', 'make_key', 'why']
 
 # %% ../nbs/31_key.ipynb #31-key-02
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .digest import digest_bytes
-from .environment import reached_packages
+from .environment import environment, reached_packages
+from .kernel import kernel_python
 from .plain import dump
 from .reach import code_digest, read_reach
 from .template import Template
@@ -52,18 +54,23 @@ def make_key(
     """Return the key that a run of `template` would have now."""
     reach = read_reach(template, root)
     reads = {parameter.name for parameter in template.parameters if parameter.role == "Input"}
-    environment = {"kernel": kernel or template.kernel or "python3"}
-    if template.language == "python":
-        environment["python"] = "{}.{}".format(*sys.version_info)
-        environment.update(reached_packages(reach.packages, memory))
+    name = kernel or template.kernel or "python3"
     parts = {
         "code": {"cells": code_digest(template)},
         "reach": reach.code,
         "arguments": {name: value for name, value in arguments.items() if name not in reads},
         "inputs": dict(inputs),
-        "environment": environment,
+        "environment": {"kernel": name, **_environment(name, reach.packages, memory)},
     }
     return Key(key_of(parts), parts, reach.unseen)
+
+def _environment(kernel: str, names: Iterable[str], memory: Path | None) -> dict[str, str]:
+    """Return versions by name: of what the imports reach; of all packages where the kernel runs in another Python than this."""
+    python = kernel_python(kernel)
+    if python is not None and os.path.abspath(python) != os.path.abspath(sys.executable):
+        other = environment(python)
+        return {"python": ".".join(other["python"]["version"].split(".")[:2]), **other["packages"]} if other else {}
+    return {"python": "{}.{}".format(*sys.version_info), **reached_packages(names, memory)}
 
 # %% ../nbs/31_key.ipynb #31-key-09
 def why(

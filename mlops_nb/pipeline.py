@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .errors import BadPipeline, RunError, RunInterrupted
+from .errors import BadArgument, BadPipeline, MlopsError, RunInterrupted
 from .execute import Mask, Progress
 from .graph import Graph, Step, check_inputs, read_graph
 from .record import Run, Runs
-from .step import run, secrets_of
+from .step import relative_arguments, run, secrets_of
 from .template import check_arguments
 
 # %% ../nbs/33_pipeline.ipynb #33-pipeline-05
@@ -27,7 +27,7 @@ class PipelineRun:
     pipeline: str
     runs: Runs
     skipped: dict[str, str]
-    errors: dict[str, RunError] = field(repr=False, default_factory=dict)
+    errors: dict[str, MlopsError] = field(repr=False, default_factory=dict)
 
     @property
     def succeeded(self) -> bool:
@@ -64,11 +64,11 @@ def run_pipeline(
     A step that does not succeed is in `errors`; Ctrl-C ends the pipeline.
     """
     watch = watch or Watch()
-    graph = checked_graph(pipeline, root, arguments or {})
+    graph, named = checked_graph(pipeline, root, arguments or {})
     steps = _chosen(graph, start, only)
     check_inputs(graph, [step.name for step in steps])
     for step in steps:
-        check_arguments(step.template, (arguments or {}).get(step.name, {}))
+        check_arguments(step.template, named.get(step.name, {}))
         Mask(secrets_of(step.template))
     done, errors, skipped, given = Runs(), {}, {}, {}
     for number, step in enumerate(steps, start=1):
@@ -81,21 +81,37 @@ def run_pipeline(
         hits: list[Run] = []
         try:
             finished = run(
-                step.template.path, (arguments or {}).get(step.name), root=graph.root, pipeline=graph.pipeline, given=given,
+                step.template.path, named.get(step.name), root=graph.root, pipeline=graph.pipeline, given=given,
                 on_progress=partial(watch.on_progress, step.name), on_hit=hits.append, **options,
             )  # fmt: skip
             given.update({file["path"]: file["digest"] for file in finished.record["outputs"].values()})
-        except RunError as error:
-            errors[step.name], finished = error, error.run
+        except MlopsError as error:
+            errors[step.name], finished = error, getattr(error, "run", None)
+        if finished is None:
+            watch.on_skip(step.name, "refused")
+            continue
         done.append(finished)
         watch.on_end(finished, bool(hits))
     return PipelineRun(graph.pipeline, done, skipped, errors)
 
 
-def checked_graph(pipeline: str | None, root: Path | str, arguments: Mapping[str, Mapping[str, Any]]) -> Graph:
+def checked_graph(
+    pipeline: str | None,
+    root: Path | str,
+    arguments: Mapping[str, Mapping[str, Any]],  # by step, or by the name of its file
+) -> tuple[Graph, dict[str, dict[str, Any]]]:
+    """Return the graph with these arguments, and the arguments by the names of the steps, with paths as seen from the root.
+
+    Raises `BadPipeline` for a step that there is none of, `BadArgument` for one that is named twice.
+    """
     plain = read_graph(pipeline, root)
-    named = {plain.step(name).name: values for name, values in arguments.items()}
-    return read_graph(pipeline, root, named) if named else plain
+    named: dict[str, dict[str, Any]] = {}
+    for name, values in arguments.items():
+        step = plain.step(name)
+        if step.name in named:
+            raise BadArgument(f"arguments for {step.name!r} are given twice, once as {name!r}; give them once.")
+        named[step.name] = relative_arguments(step.template, values, plain.root)
+    return (read_graph(pipeline, root, named) if named else plain), named
 
 
 def _chosen(graph: Graph, start: str | None, only: str | None) -> list[Step]:
@@ -110,12 +126,13 @@ def _chosen(graph: Graph, start: str | None, only: str | None) -> list[Step]:
     return list(graph.steps)
 
 
-def _blocked(graph: Graph, step: Step, errors: Mapping[str, RunError], skipped: Mapping[str, str]) -> str | None:
+def _blocked(graph: Graph, step: Step, errors: Mapping[str, MlopsError], skipped: Mapping[str, str]) -> str | None:
     if any(isinstance(error, RunInterrupted) for error in errors.values()):
         return "interrupted"
     for name in graph.needs[step.name]:
         if name in errors:
-            return f"it needs {name}, which {errors[name].run.status if errors[name].run else 'did not succeed'}"
+            ended = getattr(errors[name], "run", None)
+            return f"it needs {name}, which {ended.status if ended else 'was refused'}"
         if name in skipped:
             return f"it needs {name}, which did not run"
     return None

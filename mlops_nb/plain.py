@@ -76,7 +76,8 @@ def _table(value: Any) -> dict:
     if hasattr(value, "reset_index") and any(name is not None for name in value.index.names):
         value = value.reset_index()
     columns = [str(name) for name in value.columns]
-    data = [value[name].tolist() if hasattr(value[name], "tolist") else value[name].to_list() for name in value.columns]
+    series = [value.iloc[:, index] if hasattr(value, "iloc") else value[name] for index, name in enumerate(value.columns)]
+    data = [column.tolist() if hasattr(column, "tolist") else column.to_list() for column in series]
     return {"table": {"columns": columns, "rows": [[plain(item) for item in row] for row in zip(*data, strict=True)]}}
 
 # %% ../nbs/02_plain.ipynb #02-plain-10

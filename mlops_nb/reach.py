@@ -9,9 +9,11 @@ __all__ = ['HARMLESS', 'PLAIN_BASES', 'tree_digest', 'Module', 'take_apart', 'Re
 import ast
 import os
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from .digest import digest_bytes
@@ -61,10 +63,10 @@ class Module:
     is_package: bool
     definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
     effects: list[ast.stmt] = field(default_factory=list)  # what importing it does
-    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # by local name: module, and the name in it
+    imports: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)  # by local name: each module that it may be from, and the name in it
     imported: list[str] = field(default_factory=list)  # every module that importing it imports
     stars: list[str] = field(default_factory=list)  # modules of which it imports everything
-    typing: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # imports for type checkers alone
+    typing: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)  # imports for type checkers alone
     broken: str | None = None  # the digest of a file that is not Python that can be read; then nothing else is known of it
 
 # %% ../nbs/21_reach.ipynb #21-reach-09
@@ -155,7 +157,8 @@ def _note_import(module: Module, statement: ast.Import | ast.ImportFrom, names: 
     if isinstance(statement, ast.Import):
         for alias in statement.names:
             imported.append(alias.name)
-            names[alias.asname or alias.name.partition(".")[0]] = (alias.name if alias.asname else alias.name.partition(".")[0], None)
+            top = alias.name.partition(".")[0]
+            names.setdefault(alias.asname or top, []).append((alias.name if alias.asname else top, None))
         return
     source = _absolute(module, statement.module or "", statement.level)
     imported.append(source)
@@ -163,7 +166,7 @@ def _note_import(module: Module, statement: ast.Import | ast.ImportFrom, names: 
         if alias.name == "*":
             module.stars.append(source)
         else:
-            names[alias.asname or alias.name] = (source, alias.name)
+            names.setdefault(alias.asname or alias.name, []).append((source, alias.name))
 
 
 def _absolute(module: Module, name: str, level: int) -> str:
@@ -186,10 +189,9 @@ class Reach:
 def read_reach(
     template: Template,
     root: Path,  # the project
-    path: Iterable[Path] = (),  # folders from which the kernel imports, besides the template's own and the root
 ) -> Reach:
     """Return the reach of a template: from its cells through imports to every definition of the project that they can run."""
-    walk = _Walk(root, [template.path.parent, *path, root])
+    walk = _Walk(root, [template.path.parent, root])
     walk.cells(template)
     walk.follow()
     return Reach(dict(sorted(walk.code.items())), tuple(sorted(walk.packages)), tuple(sorted(walk.unseen)))
@@ -223,8 +225,9 @@ class _Walk:
                 sources.append(code)
         module = take_apart("", template.name, "__main__")
         for statement in ast.parse("\n".join(sources)).body:
-            if isinstance(statement, (ast.Import, ast.ImportFrom)):
-                _note_import(module, statement, module.imports, module.imported)
+            for part in ast.walk(statement):
+                if isinstance(part, (ast.Import, ast.ImportFrom)):
+                    _note_import(module, part, module.imports, module.imported)
             self.left.append((module, statement))
         self._imports(module)
         for target in runs:
@@ -268,7 +271,7 @@ class _Walk:
     def find(self, name: str) -> Module | None:
         """Return the local module of that name; None for one that is not local."""
         parts = name.split(".")
-        for folder in self.folders:
+        for folder in [*self.folders, *filter(None, [_imported_from(parts[0], self.root)])]:
             base = folder.joinpath(*parts)
             for file, is_package in ((base / "__init__.py", True), (base.with_name(base.name + ".py"), False)):
                 if file.is_file() and not _installed(file):
@@ -325,8 +328,8 @@ class _Walk:
             nodes = module.definitions[name]
             self.code[f"{module.path}: {_kind(nodes[-1])} {name}"] = tree_digest(*nodes)
             self.left.extend((module, node) for node in nodes)
-        if name in module.imports:
-            self._visit_target(*module.imports[name])
+        for target in module.imports.get(name, ()):
+            self._visit_target(*target)
         return True
 
     def _visit_star(self, module: Module, name: str) -> bool:
@@ -342,7 +345,8 @@ class _Walk:
             return False
         if name in module.typing:  # imported when it is asked for (PEP 562); where from is said to type checkers
             self.code[f"{module.path}: function __getattr__"] = tree_digest(*module.definitions["__getattr__"])
-            self._visit_target(*module.typing[name])
+            for target in module.typing[name]:
+                self._visit_target(*target)
         else:
             self.visit(module, "__getattr__")
         return True
@@ -357,7 +361,7 @@ class _Walk:
 
     def _uses(self, module: Module, node: ast.AST) -> None:
         """Visit what a piece of code uses."""
-        aliases = dict(module.imports)
+        aliases = {name: list(targets) for name, targets in module.imports.items()}
         inner = Module(module.path, module.name, module.is_package)
         for each in ast.walk(node):
             if isinstance(each, (ast.Import, ast.ImportFrom)) and each is not node:
@@ -371,8 +375,7 @@ class _Walk:
             self._use(module, aliases, chain)
         for call in reader.imports:
             if call is None:
-                self.unseen.add(f"{module.path}: an import whose name is computed; every Python file of the project counts")
-                self.whole_project = True
+                self._lost(f"{module.path or 'a cell'}: an import has a name that is computed")
             else:
                 self.visit_all(_absolute(module, call.lstrip("."), len(call) - len(call.lstrip("."))))
         if reader.looks_around and module.path and module.name != "__main__":
@@ -380,12 +383,15 @@ class _Walk:
 
     def _use(self, module: Module, aliases: dict, chain: tuple[str, ...]) -> None:
         name, *attributes = chain
-        if name not in aliases:
+        if name not in aliases or name in module.definitions:
             self.visit(module, name, from_outside=False)  # or a local variable, or a builtin
-            return
-        if name in module.imports and module.name != "__main__":
-            self.seen.add((module.name, name))
-        source, target = aliases[name]
+        for source, target in aliases.get(name, ()):
+            self._use_import(source, target, list(attributes))
+
+    def _use_import(self, source: str, target: str | None, attributes: list[str]) -> None:
+        """Count what is used of an imported name: a definition, or an attribute of a module."""
+        if (source, target, *attributes[:1]) == ("sys", None, "path") or (source, target) in (("sys", "path"), ("site", "addsitedir")):
+            self._lost("the folders that are imported from are changed or asked for (sys.path)")
         if target is not None:
             other = self.visit_module(source)
             if other is None or self.visit(other, target):
@@ -396,6 +402,10 @@ class _Walk:
         found = self.visit_module(source)
         if found is not None and not (attributes and self.visit(found, attributes[0])):
             self.visit_all(source)  # the module itself is used, or something that it does not plainly define
+
+    def _lost(self, what: str) -> None:
+        self.unseen.add(f"{what}; every Python file of the project counts")
+        self.whole_project = True
 
     def _defines(self, source: str, name: str) -> bool:
         module = self.find(source)
@@ -433,6 +443,21 @@ class _Names(ast.NodeVisitor):
             first = node.args[0]
             self.imports.append(first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None)
         self.generic_visit(node)
+
+
+@lru_cache(maxsize=4096)
+def _imported_from(name: str, root: Path) -> Path | None:
+    """Return the folder under the root from which Python imports a top-level name: by PYTHONPATH, a `.pth` file or an editable install."""
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    places = [spec.origin] if spec and spec.origin and spec.has_location else list(spec.submodule_search_locations or []) if spec else []
+    for place in map(Path, places):
+        folder = place.parent.parent if place.name == "__init__.py" else place.parent
+        if folder.is_relative_to(root) and not folder.is_relative_to(sys.prefix) and not _installed(folder):
+            return folder
+    return None
 
 
 def _kind(node: ast.stmt) -> str:

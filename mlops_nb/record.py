@@ -9,6 +9,7 @@ __all__ = ['STATUSES', 'DAMAGED', 'FORMAT', 'COLUMNS', 'SORTS', 'now', 'new_id',
 # %% ../nbs/13_record.ipynb #13-record-02
 import html
 import os
+import re
 import secrets
 import socket
 import sqlite3
@@ -66,11 +67,14 @@ def read_record(
 
 
 def _parsed(text: bytes, id: str) -> dict:
+    damaged = f"the record of run {id} is damaged: it is not what was written. Its outputs are still in the store."
     try:
         record = load(text)
         version, status = record["format"], record["status"]
     except (ValueError, TypeError, LookupError):
-        raise BadStore(f"the record of run {id} is damaged: it is not what was written. Its outputs are still in the store.") from None
+        raise BadStore(damaged) from None
+    if not isinstance(version, int) or (version == FORMAT and (record.get("id") != id or (status == "running" and "process" not in record))):
+        raise BadStore(damaged)
     if version > FORMAT:
         raise BadStore(f"the record of run {id} is of version {version}, and this mlops_nb reads up to {FORMAT}: upgrade mlops_nb.")
     if status not in STATUSES:
@@ -97,7 +101,15 @@ def _machine() -> dict:
         import psutil
 
         boot, namespace = str(round(psutil.boot_time(), -1)), ""
-    return {"host": socket.gethostname(), "boot": boot, "namespace": namespace}
+    return {"host": f"{socket.gethostname()} {_machine_id()}".strip(), "boot": boot, "namespace": namespace}
+
+
+def _machine_id() -> str:
+    """Return what tells two machines of one name apart, where there is such a thing."""
+    try:
+        return Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def is_gone(
@@ -145,16 +157,17 @@ _RACY_NS = 100_000_000  # a folder that changed within 0.1 s may change again wi
 def _rows(store: Path, where: str, values: tuple, order: str) -> list[tuple]:
     index = Path(store) / "index.sqlite"
     query = f"SELECT {', '.join(COLUMNS)} FROM runs {where} ORDER BY {order}"
-    for attempt in (1, 2):
+    for place in (index, index, ":memory:"):  # as it is; made again; without one, where the store cannot be written
         try:
-            with closing(sqlite3.connect(index, timeout=30)) as connection:
+            with closing(sqlite3.connect(place, timeout=30)) as connection:
                 _refresh(store, connection)
                 return connection.execute(query, values).fetchall()
         except sqlite3.DatabaseError as error:
-            if attempt == 2 or "locked" in str(error):
-                raise BadStore(f"the index {index} cannot be used: {error}. It may be deleted; it comes back.") from error
-            index.unlink(missing_ok=True)
-    raise AssertionError("not reached")
+            if type(error) is sqlite3.DatabaseError:  # not a database, or a broken one
+                index.unlink(missing_ok=True)
+            elif place == ":memory:":
+                raise BadStore(f"the records in {store} cannot be listed: {error}.") from error
+    raise BadStore(f"the index {index} cannot be used. Delete it; it comes back.")
 
 
 def _refresh(store: Path, connection: sqlite3.Connection) -> None:
@@ -270,8 +283,9 @@ def runs(
     root: Path | str = ".",  # the project, or anything in it
     *,
     status: str | None = None,  # one of STATUSES
-    step: str | None = None,  # the name of a step, or of a template
+    step: str | None = None,  # the name of a step, or of a template's file
     pipeline: str | None = None,
+    template: str | None = None,  # path under the project's root
     key: str | None = None,  # digest of a key
     sort: str = "started",  # one of SORTS: newest, longest, by step, by status
     limit: int | None = None,  # at most so many
@@ -280,17 +294,18 @@ def runs(
 
     Raises `UnknownRun` for a status or an order that there is none of.
     """
-    return runs_in(read_settings(root).store, status=status, step=step, pipeline=pipeline, key=key, sort=sort, limit=limit)
+    return runs_in(read_settings(root).store, status=status, step=step, pipeline=pipeline, template=template, key=key, sort=sort, limit=limit)
 
 
-def runs_in(store: Path, *, status=None, step=None, pipeline=None, key=None, sort="started", limit=None) -> Runs:
+def runs_in(store: Path, *, status=None, step=None, pipeline=None, template=None, key=None, sort="started", limit=None) -> Runs:
     """As `runs`, of the store in this folder."""
     for value, known in ((status, (*STATUSES, DAMAGED)), (sort, SORTS)):
         if value is not None and value not in known:
             raise UnknownRun(f"{value!r} is none of {listed(known)}." + did_you_mean(value, known))
     if not (Path(store) / "records").is_dir():
         return Runs()
-    filters = {"status": status, "step": step, "pipeline": pipeline, "key": key}
+    step = step and re.sub(r"^\d+[_-]|\.ipynb$", "", step)
+    filters = {"status": status, "step": step, "pipeline": pipeline, "template": template, "key": key}
     asked = {name: value for name, value in filters.items() if value is not None}
     where = "WHERE " + " AND ".join(f"{name} = ?" for name in asked) if asked else ""
     order = SORTS[sort] + ("" if limit is None else f" LIMIT {int(limit)}")

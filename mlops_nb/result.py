@@ -19,7 +19,7 @@ SCRAP = "application/scrapbook.scrap.json+json"  # scrapbook 0.5: scrapbook/mode
 
 
 def glue(
-    name: str,  # such as "macro_f1"; unique in the notebook
+    name: str,  # such as "macro_f1"; glued twice, it has its last value
     value: Any,  # scalar, array, table, list, dict, date, path, or a matplotlib figure
 ) -> None:
     """Record `value` as the result `name` of this run; outside Jupyter, print it.

@@ -19,7 +19,7 @@ from .pipeline import checked_graph
 from .plain import load
 from .record import Run, runs_in
 from .settings import Settings, read_settings
-from .step import find_hit, key_now, relative_arguments
+from .step import find_hit, key_now
 from .store import Store
 from .template import check_arguments
 
@@ -40,15 +40,14 @@ def read_status(
     *,
     root: Path | str = ".",  # the project, or anything in it
 ) -> list[StepStatus]:
-    """Return how each step of a pipeline stands; nothing is executed."""
-    arguments = arguments or {}
-    graph = checked_graph(pipeline, root, arguments)
+    """Return how each step of a pipeline stands; nothing is executed. Raises as `read_graph` and `check_arguments` do."""
+    graph, named = checked_graph(pipeline, root, arguments or {})
     settings = read_settings(graph.root)
     store = Store(settings.store)
     found: dict[str, StepStatus] = {}
     given: dict[str, str] = {}
     for step in graph.steps:
-        checked = check_arguments(step.template, relative_arguments(step.template, arguments.get(step.name, {}), graph.root))
+        checked = check_arguments(step.template, named.get(step.name, {}))
         found[step.name] = one = _stands(step, checked, graph, settings, store, found, given)
         if one.status == "fresh":
             given.update({file["path"]: file["digest"] for file in one.run.record["outputs"].values()})
@@ -58,8 +57,9 @@ def read_status(
 def _stands(
     step: Step, checked: dict, graph: Graph, settings: Settings, store: Store, found: Mapping[str, StepStatus], given: Mapping[str, str]
 ) -> StepStatus:
-    last = runs_in(settings.store, step=step.name, limit=1)
-    made = runs_in(settings.store, step=step.name, status="succeeded", limit=1)
+    template = step.template.path.relative_to(graph.root).as_posix() if step.template.path.is_relative_to(graph.root) else str(step.template.path)
+    last = runs_in(settings.store, template=template, limit=1)
+    made = runs_in(settings.store, template=template, status="succeeded", limit=1)
     if last and last[0].status == "running":
         return StepStatus(step.name, "running", (f"it runs since {last[0].started[11:19]} UTC",), last[0])
     waiting = [f"{name} is {found[name].status}" for name in graph.needs[step.name] if found[name].status != "fresh"]
@@ -72,7 +72,7 @@ def _stands(
     key = key_now(step.template, checked, inputs, settings, None)
     if key is None:
         return StepStatus(step.name, "stale" if made else "missing", ("it has no `parameters` cell, so it is always run",), made[0] if made else None)
-    hit = find_hit(key, store)
+    hit = find_hit(key, step.template, graph.root, store)
     if hit is not None:
         return StepStatus(step.name, "fresh", (), hit)
     if last and last[0].status not in ("succeeded", "running") and last[0].key == key.digest:

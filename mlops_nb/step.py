@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['ERRORS', 'MOST_SOURCE_LINES', 'run', 'key_now', 'find_hit', 'lay_out_outputs', 'relative_arguments', 'secrets_of',
-           'explain']
+           'explain', 'near']
 
 # %% ../nbs/32_step.ipynb #32-step-02
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -18,10 +19,10 @@ from typing import Any
 
 from . import __version__
 from .environment import environment, hardware
-from .errors import BadArgument, BadStore, CellFailed, MlopsError, RunInterrupted, RunKilled, RunTimedOut
+from .errors import BadArgument, BadContract, BadNotebook, BadStore, CellFailed, RunInterrupted, RunKilled, RunTimedOut
 from .execute import SHORTEST_SECRET, Mask, Outcome, Progress, RolePath, execute
 from .files import File, arrange, check_unchanged, find_inputs, keep_outputs
-from .graph import Step, step_of
+from .graph import Step, overlap, step_of
 from .key import Key, make_key
 from .plain import dump
 from .record import Run, as_run, new_id, now, runs_in, this_process, write_record
@@ -29,7 +30,7 @@ from .result import read_results
 from .revision import read_revision
 from .role import PATHS
 from .settings import Settings, read_settings
-from .store import Store, one_at_a_time, write_whole
+from .store import Store, hide, one_at_a_time
 from .template import Template, all_arguments, check_arguments, read_template
 
 # %% ../nbs/32_step.ipynb #32-step-05
@@ -41,7 +42,7 @@ def run(
     arguments: Mapping[str, Any] | None = None,  # values by parameter name
     *,
     root: Path | str | None = None,  # the project; None: the one that the notebook lies in
-    pipeline: str | None = None,  # the pipeline that it runs in, for the record
+    pipeline: str | None = None,  # the pipeline that it runs in, for the record; None: the one in whose folder it lies
     given: Mapping[str, str] | None = None,  # digest by path, of inputs that are in the store already
     kernel: str | None = None,  # name of a kernelspec; None: the one that the notebook asks for
     timeout_s: float | None = None,  # for the whole run
@@ -56,22 +57,30 @@ def run(
     Where the store has a run of the template that succeeded with the same key, nothing is executed: its outputs are laid out, and it is returned. Several processes
     that ask for one key at once execute it once. A notebook without a `parameters` cell is always executed.
 
-    The executed notebook is at `run.notebook`, the outputs lie under the project's root, and both are in the store by digest. Raises before anything is written:
-    `BadNotebook`, `BadContract`, `UnknownParameter`, `BadArgument`. Raises afterwards, with the record in `error.run`: `CellFailed`, `RunTimedOut`,
+    The executed notebook is at `run.notebook`, the outputs lie under the project's root, and both are in the store by digest. Raises before anything is executed:
+    `BadNotebook`, `BadContract`, `UnknownParameter`, `BadArgument`, `BadStore`. Raises afterwards, with the record in `error.run`: `CellFailed`, `RunTimedOut`,
     `RunKilled`, `RunInterrupted`.
     """
     template = read_template(notebook)
     settings = read_settings(template.path if root is None else root)
     checked = check_arguments(template, relative_arguments(template, arguments or {}, settings.root))
     step = step_of(template, checked)
+    _check_outputs(step, settings)
     store = Store(settings.store)
     secrets = secrets_of(template)
     Mask(secrets)
     inputs = find_inputs(step.inputs, settings.root, store, given or {}, template.name)
     key = key_now(template, checked, inputs, settings, kernel)
     options = {"kernel": kernel, "timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s, "hold": hold, "on_progress": on_progress}
-    with one_at_a_time(settings.store / "locks" / key.digest) if key else nullcontext():
-        hit = find_hit(key, store) if key and not force else None
+    if pipeline is None and template.path.parent.parent == settings.pipelines:
+        pipeline = template.path.parent.name
+
+    def wait() -> None:
+        on_progress(Progress(0, 0, 0.0, "waiting for another run of the same"))
+
+    hide(settings.store)
+    with one_at_a_time(settings.store / "locks" / key.digest, wait) if key else nullcontext():
+        hit = find_hit(key, template, settings.root, store) if key and not force else None
         if hit is not None:
             lay_out_outputs(hit, store, settings.root)
             on_hit(hit)
@@ -79,8 +88,24 @@ def run(
         return _execute(step, checked, inputs, key, settings, store, secrets, pipeline, options)
 
 
-def key_now(template: Template, checked: Mapping[str, Any], inputs: Mapping[str, File], settings: Settings, kernel: str | None) -> Key | None:
-    if not any("parameters" in cell.tags for cell in template.cells):
+def _check_outputs(step: Step, settings: Settings) -> None:
+    """Refuse an output in the place of what is not to be written over."""
+    kept = {_under(settings.store, settings.root), _under(settings.pipelines, settings.root), ".git", "settings.ini", _under(step.template.path, settings.root)}
+    for name, path in step.outputs.items():
+        for other in sorted(kept):
+            if overlap(path, other):
+                raise BadContract(f"{step.template.name} declares {name} = Output({path!r}), where {other!r} lies; write to a folder of its own.")
+
+
+def key_now(
+    template: Template,
+    checked: Mapping[str, Any],  # arguments, as `check_arguments` returned them
+    inputs: Mapping[str, File],
+    settings: Settings,
+    kernel: str | None,  # the one that was asked for, if any
+) -> Key | None:
+    """Return the key that a run would have now; None for a notebook that declares nothing, and for another language than Python."""
+    if template.language != "python" or not any("parameters" in cell.tags for cell in template.cells):
         return None
     digests = {name: file.digest for name, file in inputs.items()}
     set_secrets = {variable: value for variable, value in secrets_of(template, must=False).items() if len(value) >= SHORTEST_SECRET}
@@ -89,13 +114,16 @@ def key_now(template: Template, checked: Mapping[str, Any], inputs: Mapping[str,
 
 def find_hit(
     key: Key,
+    template: Template,
+    root: Path,
     store: Store,
 ) -> Run | None:
-    """Return the latest run that succeeded with this key and whose outputs are whole in the store; None where there is none."""
-    for one in runs_in(store.folder, status="succeeded", key=key.digest):
+    """Return the latest run of the template that succeeded with this key and is whole in the store; None where there is none."""
+    for one in runs_in(store.folder, status="succeeded", key=key.digest, template=_under(template.path, root)):
         try:
-            for file in one.record["outputs"].values():
-                store.check_all(file["digest"])
+            record = one.record
+            for digest in [record["notebook"], *(file["digest"] for file in record["outputs"].values())]:
+                store.check_all(digest)
         except BadStore:
             continue  # an object is missing or damaged: it must run again
         return one
@@ -103,9 +131,12 @@ def find_hit(
 
 
 def lay_out_outputs(run: Run, store: Store, root: Path) -> None:
-    """Make the outputs under the root what the run wrote; what is that already is not touched."""
-    for file in run.record["outputs"].values():
+    """Make the outputs under the root what the run wrote, and its notebook if it is gone; what is that already is not touched."""
+    record = run.record
+    for file in record["outputs"].values():
         store.lay_out(file["digest"], root / file["path"])
+    if not run.notebook.exists():
+        store.lay_out(record["notebook"], run.notebook)
 
 # %% ../nbs/32_step.ipynb #32-step-06
 def _execute(
@@ -131,8 +162,6 @@ def _execute(
         "process": this_process(),
     })  # fmt: skip
     folder.mkdir(parents=True)
-    if not (settings.store / ".gitignore").exists():
-        write_whole(settings.store / ".gitignore", "*\n")  # the store is never in git
     write_record(settings.store, record)
     with ThreadPoolExecutor(1) as pool:
         facts = pool.submit(_facts, settings, store, secrets, record)
@@ -149,14 +178,20 @@ def _execute(
             record = _concluded(step, inputs, outcome, settings, store, facts.result())
             if key is not None and key_now(template, checked, inputs, settings, options["kernel"]) != key:
                 record["key"] = None  # code was edited while it ran, and nobody can say which of the two was run
-        except MlopsError:
-            facts.result()
-            _forget(settings.store, folder)  # refused: as if it had never begun
+        except (BadNotebook, BadArgument):
+            wait_for([facts])
+            _forget(settings.store, folder)  # refused before the kernel ran: as if it had never begun
             raise
         except BaseException as error:
+            wait_for([facts])
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            record = {**facts.result(), "status": status, "error": {"kind": type(error).__name__, "message": str(error), "cell": None}}
+            record = record if facts.exception() else facts.result()
+            record = {**record, "status": status, "error": {"kind": type(error).__name__, "message": str(error), "cell": None}}
             write_record(settings.store, mask(_ended(record)))
+            if isinstance(error, BadStore):
+                unwritten = CellFailed(f"{record['template']}: failed: {error}")
+                unwritten.run = as_run(settings.store, mask(record))
+                raise unwritten from error
             raise
     write_record(settings.store, mask(record))
     finished = as_run(settings.store, mask(record))
@@ -216,9 +251,7 @@ def _facts(settings: Settings, store: Store, secrets: Mapping[str, str], record:
     """Add to the record what takes a moment to find out, while the kernel starts: revision, environment, hardware."""
     revision = read_revision(settings.root)
     if revision is not None:
-        patch = revision.patch
-        for value in secrets.values():
-            patch = patch.replace(value.encode(), b"***")
+        patch = Mask(secrets).text(revision.patch.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
         record = {**record, "revision": {
             "commit": revision.commit, "branch": revision.branch, "changed": list(revision.changed), "left_out": list(revision.left_out),
             "patch": store.put(patch) if patch else None,
@@ -295,11 +328,13 @@ def explain(
         parts.append("\n".join(f"    {line}" for line in shown))
     if error.get("traceback"):
         parts.append(error["traceback"])
-    parts.append(f"The notebook as far as it came: {_near(run.notebook)}")
+    if run.notebook.exists():
+        parts.append(f"The notebook as far as it came: {near(run.notebook)}")
     if record.get("held"):
         parts.append(f"Its kernel is held. Attach to it:\n    {record['held']}\n`exit` there ends it.")
     return "\n\n".join(parts)
 
 
-def _near(path: Path) -> str:
+def near(path: Path) -> str:
+    """Return a path as seen from the working folder, where it lies below it."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -35,10 +35,11 @@ def write_project(root: Path, templates: dict[str, tuple[str, str]], pipeline: s
 
 
 def command(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
-    """Run `mlops-nb` with these words, as a process."""
+    """Run `mlops-nb` with these words, as a process. (Where PYTEST_CURRENT_TEST is set, ipykernel does not hear C-level output.)"""
+    bare = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     return subprocess.run(
         [sys.executable, "-m", "mlops_nb", *map(str, words)],
-        cwd=cwd, env={**os.environ, **variables}, capture_output=True, text=True, timeout=200,
+        cwd=cwd, env={**bare, **variables}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
 
 

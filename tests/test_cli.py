@@ -115,8 +115,32 @@ def test_on_a_terminal_one_line_moves(tmp_path):
 
 def test_a_reader_that_goes_away(project):
     """`mlops-nb runs | head -0` prints no traceback."""
-    done = subprocess.run(f"{sys.executable} -m mlops_nb params ingest --json | true", shell=True, cwd=project, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr
+    many = "\n".join(f"p{number}: int = 0  # {'x' * 200}" for number in range(2000))
+    write_notebook(project / "many.ipynb", "1", parameters=many)
+    done = subprocess.run(f"{sys.executable} -m mlops_nb params many.ipynb --json | head -1", shell=True, cwd=project, capture_output=True, text=True)
+    assert done.stdout == "[\n" and done.stderr == ""
+
+
+def test_without_a_terminal_a_line_every_ten_seconds(monkeypatch):
+    """A long step says where it is, and what it printed last; never more often."""
+    import mlops_nb.cli
+    from mlops_nb.execute import Progress
+
+    written, clock = [], [0.0]
+    monkeypatch.setattr(mlops_nb.cli.time, "monotonic", lambda: clock[0] + 1)
+    display = mlops_nb.cli.Display(live=False, write=written.append)
+    display.step("train", 2, 3)
+    for second in range(0, 25):
+        clock[0] = second
+        display.progress(Progress(1, 4, float(second), f"epoch {second}"))
+    assert written == ["[2/3] train: started\n", "[2/3] train: cell 1/4, 10.0 s  epoch 10\n", "[2/3] train: cell 1/4, 20.0 s  epoch 20\n"]
+
+
+def test_a_fault_of_ours_is_one_line(project, monkeypatch):
+    """An error that nobody foresaw has no traceback either, and an exit code of its own."""
+    program = "import mlops_nb.cli as c, mlops_nb.record as r, sys\nr.runs = lambda **k: 1 / 0\nsys.argv = ['mlops-nb', 'runs']\nc.main()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 70 and done.stderr == "mlops-nb: a fault of mlops-nb itself: ZeroDivisionError: division by zero. --debug shows where.\n"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["params", "train"], ["runs"], ["show", "nothing"], ["run", "--help"]])

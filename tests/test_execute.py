@@ -14,7 +14,7 @@ import pytest
 from making import command, write_notebook
 
 import mlops_nb
-from mlops_nb.errors import BadNotebook, CellFailed, RunInterrupted, RunKilled, RunTimedOut
+from mlops_nb.errors import BadNotebook, CellFailed, RunKilled, RunTimedOut
 from mlops_nb.record import runs
 
 
@@ -234,7 +234,29 @@ def test_ctrl_c_from_python(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.stdout.strip() == "interrupted", done.stderr
-    assert issubclass(RunInterrupted, RuntimeError)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "killed")])
+def test_told_to_end_before_the_first_cell(tmp_path, number, status):
+    """While the kernel starts, too, the status is true and a notebook is kept."""
+    write_notebook(tmp_path / "train.ipynb", "print('never')")
+    (tmp_path / "sitecustomize.py").write_text("import os, time\nif 'MLOPS_NB_RUN' in os.environ:\n    open(os.environ['STARTED'], 'w').close()\n    time.sleep(30)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlops_nb", "run", "train.ipynb"], cwd=tmp_path, text=True, stderr=subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "STARTED": str(tmp_path / "started")},
+    )  # fmt: skip
+    wait_for(tmp_path, "started")
+    time.sleep(1.5)
+    os.killpg(process.pid, number)
+    process.communicate(timeout=60)
+    one, notebook = executed(tmp_path)
+    assert one.status == status and statuses(notebook) == ["pending"]
+
+
+def test_output_that_a_widget_takes(tmp_path):
+    """A stream that goes into an Output widget is no failure."""
+    pytest.importorskip("ipywidgets")
+    assert run(tmp_path, "import ipywidgets\nout = ipywidgets.Output()\ndisplay(out)\nwith out: print('inside')\nprint('after')").status == "succeeded"
 
 
 def test_the_process_that_runs_it_is_killed(tmp_path):

@@ -51,7 +51,6 @@ FILES = {
     "nbs/pipelines/p/stars/phase.py": PHASE,
     "nbs/pipelines/p/stars/units.py": "FACTOR = 1.0\n\n\ndef days(t):\n    return t * FACTOR\n\n\ndef hours(t):\n    return 24 * t\n",
     "nbs/pipelines/p/stars/table.py": "ROWS = [1, 2]\n",
-    "nbs/pipelines/p/helper.ipynb": "",
 }
 TRAIN = "# first\nfrom stars.phase import Curve, fold\nresult = fold(3.0) + Curve().at(1.0)\nopen(model, 'w').write(str(result) + open(stars).read())"
 STEPS = {
@@ -78,7 +77,6 @@ def made(tmp_path_factory):
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    (root / "nbs/pipelines/p/helper.ipynb").unlink()
     for name in STEPS:
         write_step(root, name)
     assert run_pipeline(root=root).succeeded
@@ -237,9 +235,7 @@ def test_a_notebook_that_is_run_by_another(project):
     write_notebook(project / "nbs/pipelines/shared.ipynb", "SHARED = 1")
     (project / "nbs/pipelines/extra.py").write_text("EXTRA = 1\n")
     cells(project, lambda c: c[-1].update(source="%run ../shared.ipynb\n%run ../extra.py\n" + c[-1]["source"]), "30_score")
-    (project / "nbs/pipelines/p/30_score.ipynb").write_text((project / "nbs/pipelines/p/30_score.ipynb").read_text())
-    before = read_status(root=project)
-    assert before[-1].status == "stale"
+    assert read_status(root=project)[-1].status == "stale"
     from mlops_nb.reach import read_reach
     from mlops_nb.template import read_template
 
@@ -286,6 +282,105 @@ def test_code_that_is_edited_while_it_runs(project):
     cells(project, lambda c: c[-1].update(source=c[-1]["source"] + "\nimport pathlib, stars.units\np = pathlib.Path(stars.units.__file__); p.write_text(p.read_text().replace('1.0', '3.0'))"))
     ended = run_pipeline(root=project)
     assert ended.runs[1].step == "train" and ended.runs[1].key is None
+
+
+@pytest.mark.parametrize(
+    ("code", "edited"),
+    [
+        ("from first import f\nx = f()\nfrom second import f\nx += f()", "first"),
+        ("try:\n    from first import f\nexcept ImportError:\n    from second import f\nx = f()", "first"),
+        ("try:\n    from first import f\nexcept ImportError:\n    from second import f\nx = f()", "second"),
+        ("import sys\nsys.path.insert(0, '../src')\nimport hidden\nx = hidden.f()", "../src/hidden"),
+        ("from sys import path\npath.append('../src')\nfrom hidden import f\nx = f()", "../src/hidden"),
+        ("from importlib import import_module as load\nx = __import__('second').f()", "second"),
+        ("import first as second\nimport second as other\nx = second.f() + other.f()", "second"),
+        ("def call(module):\n    return getattr(module, 'f')()\nimport first\nx = call(first)", "first"),
+        ("import package.deep as deep\nx = deep.f()", "package/deep"),
+        ("from package import deep\nx = deep.f()", "package/deep"),
+        ("from package import again\nx = again()", "package/deep"),
+        ("from package import *\nx = again()", "package/deep"),
+        ("import registry, plugins\nx = registry.CALLS[0]()", "plugins"),
+        ("from child import Child\nx = Child().f()", "parent"),
+    ],
+)
+def test_no_stale_result_through_any_import(tmp_path, code, edited):
+    """Whatever way the code takes to a function, an edit of the function is seen."""
+    root = tmp_path / "project"
+    files = {
+        "settings.ini": "", "nbs/first.py": "def f():\n    return 1\n", "nbs/second.py": "def f():\n    return 1\n", "src/hidden.py": "def f():\n    return 1\n",
+        "nbs/package/__init__.py": "from .deep import f as again\n__all__ = ['again']\n", "nbs/package/deep.py": "def f():\n    return 1\n",
+        "nbs/registry.py": "CALLS = []\ndef register(f):\n    CALLS.append(f)\n    return f\n",
+        "nbs/plugins.py": "from registry import register\n@register\ndef f():\n    return 1\n",
+        "nbs/parent.py": "class Parent:\n    def f(self):\n        return 1\n", "nbs/child.py": "from parent import Parent\nclass Child(Parent):\n    pass\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    path = write_notebook(root / "nbs" / "t.ipynb", f"{code}\nglue('x', x)", parameters="seed: int = 0")
+    first = run(path)
+    assert run(path).id == first.id
+    edit(root / "nbs" / f"{edited}.py", "return 1", "return 100")
+    second = run(path)
+    assert second.id != first.id, "served stale"
+
+
+def test_a_package_of_the_project_that_is_imported_by_a_path_of_the_environment(tmp_path):
+    """PYTHONPATH, a `.pth` file and an editable install lead to local code that is not beside the notebook."""
+    (tmp_path / "settings.ini").touch()
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "starlib.py").write_text("def f():\n    return 1\n")
+    write_notebook(tmp_path / "t.ipynb", "import starlib\nglue('x', starlib.f())", parameters="seed: int = 0")
+
+    def execute() -> str:
+        done = command("run", "t.ipynb", cwd=tmp_path, PYTHONPATH=str(tmp_path / "src"))
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    assert "succeeded" in execute() and "fresh" in execute()
+    (tmp_path / "src" / "starlib.py").write_text("def f():\n    return 2\n")
+    assert "succeeded" in execute()
+
+
+def test_a_kernel_of_another_environment(project, monkeypatch, tmp_path):
+    """The packages of the Python that runs the kernel count, not those of the one that starts it."""
+    import venv
+
+    import mlops_nb.key
+
+    venv.create(tmp_path / "other", with_pip=False)
+    python = str(tmp_path / "other/bin/python")
+    monkeypatch.setattr(mlops_nb.key, "kernel_python", lambda name: python)
+    before = read_status(root=project)[0]
+    assert before.status == "stale"
+    site = next((tmp_path / "other").glob("lib/python*/site-packages"))
+    (site / "starlib-1.0.dist-info").mkdir()
+    mlops_nb.environment._asked.cache_clear()
+    assert any("starlib" in reason for reason in read_status(root=project)[0].reasons)
+
+
+def test_equal_cells_of_two_templates_are_two_runs(tmp_path):
+    """A hit is a run of the same template."""
+    (tmp_path / "settings.ini").touch()
+    for name in ("a", "b"):
+        path = write_notebook(tmp_path / name / "t.ipynb", "glue('x', open('x.txt').read())", parameters="seed: int = 0")
+        (tmp_path / name / "x.txt").write_text(name)
+        assert run(path).results == {"x": name}
+
+
+def test_results_are_those_that_are_laid_out(project):
+    """After an argument was tried and taken back, `results` tells of the run that is fresh again."""
+    first = run_pipeline(root=project).runs[1]
+    other = run(project / "nbs/pipelines/p/20_train.ipynb", {"rate": 0.9})
+    assert other.pipeline == "p" and other.id != first.id
+    printed = json.loads(command("results", "p", "--json", cwd=project).stdout)
+    assert set(printed) == {"ingest", "train", "score"}
+    assert [one.run.id for one in read_status(root=project) if one.step == "train"] == [first.id]
+
+
+def test_a_notebook_of_a_run_that_was_deleted_comes_back(project):
+    one = runs(project, step="train")[0]
+    shutil.rmtree(one.notebook.parent)
+    assert executed(project) == [] and one.notebook.exists()
 
 
 def test_several_that_ask_at_once_run_it_once(tmp_path):

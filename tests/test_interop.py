@@ -41,6 +41,10 @@ def test_papermill_with_our_engine(tmp_path):
     code = [cell for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells if cell.cell_type == "code"]
     assert [cell.metadata.papermill.status for cell in code] == ["failed", "pending"]
 
+    write_notebook(tmp_path / "in.ipynb", "print(seed)", parameters="seed = 1")
+    done = papermill("--engine", "mlops-nb", "in.ipynb", "out.ipynb", "-p", "sede", "7", cwd=tmp_path)
+    assert done.returncode != 0 and "Did you mean 'seed'" in done.stderr, "the contract is checked"
+
     write_notebook(tmp_path / "in.ipynb", "while True: pass")
     done = papermill("--engine", "mlops-nb", "--execution-timeout", "1", "in.ipynb", "out.ipynb", cwd=tmp_path)
     assert done.returncode != 0 and "took longer than 1 s" in done.stderr

@@ -6,10 +6,9 @@ import pytest
 from making import PYTHON, write_notebook, write_project
 
 import mlops_nb
-from mlops_nb.errors import BadArgument, BadPipeline, CellFailed, UnknownParameter
+from mlops_nb.errors import BadArgument, BadContract, BadPipeline, CellFailed, UnknownParameter
 from mlops_nb.pipeline import run_pipeline
 
-COPY = "import pathlib\n"
 STARS = {
     "10_ingest": ('stars = Output("data/stars.csv")\nrows: int = 3', 'open(stars, "w").write("0.85\\n" * rows)'),
     "20_train": (
@@ -142,6 +141,76 @@ def test_an_undeclared_file_is_refused_inside_the_run(project):
     write_project(project, {"10_ingest": (STARS["10_ingest"][0], 'Input("data/other.csv")')})
     with pytest.raises(CellFailed, match=r"not declared in the `parameters` cell"):
         mlops_nb.run(project / "nbs/pipelines/stars/10_ingest.ipynb")
+
+
+def test_arguments_by_the_name_of_the_file(project):
+    """They count, and are checked, as those by the name of the step; both at once are refused."""
+    ended = run_pipeline(root=project, arguments={"10_ingest": {"rows": 5}}, only="10_ingest")
+    assert ended.runs[0].arguments["rows"] == 5
+    with pytest.raises(UnknownParameter):
+        run_pipeline(root=project, arguments={"10_ingest.ipynb": {"rwos": 5}})
+    with pytest.raises(BadArgument, match="given twice"):
+        run_pipeline(root=project, arguments={"10_ingest": {"rows": 5}, "ingest": {"rows": 5}})
+
+
+@pytest.mark.parametrize("path", ["./data/stars.csv", "data//stars.csv", "ABSOLUTE"])
+def test_a_path_in_another_form_is_the_same_edge(project, path):
+    """However the path is written, the step waits for the one that writes it."""
+    write_project(project, {"10_ingest": (STARS["10_ingest"][0], "1 / 0")})
+    (project / "data").mkdir()
+    (project / "data" / "stars.csv").write_text("old")
+    given = str(project / "data/stars.csv") if path == "ABSOLUTE" else path
+    ended = run_pipeline(root=project, arguments={"train": {"stars": given}})
+    assert "train" in ended.skipped and "train" not in ran(ended)
+
+
+@pytest.mark.parametrize("path", ["nbs", "nbs/pipelines/stars/x", "runs", ".git", "settings.ini"])
+def test_an_output_in_the_place_of_the_project_itself_is_refused(project, path):
+    write_notebook(project / "bad.ipynb", "import os; os.makedirs(out)", parameters=f'out = Output("{path}")')
+    with pytest.raises(BadContract, match="folder of its own"):
+        mlops_nb.run(project / "bad.ipynb")
+    assert (project / "nbs" / "pipelines" / "stars" / "10_ingest.ipynb").exists()
+
+
+def test_files_of_others_in_an_output_folder_stay(project):
+    """A folder is replaced by what the run wrote; what somebody else put there is kept, what an earlier run wrote is not."""
+    code = 'import os; os.makedirs(out); open(out + f"/{seed}.txt", "w").write(str(seed))'
+    path = write_notebook(project / "t.ipynb", code, parameters='out = Output("figures")\nseed: int = 0')
+    mlops_nb.run(path)
+    (project / "figures" / "mine.txt").write_text("mine")
+    mlops_nb.run(path, {"seed": 1})
+    assert sorted(path.name for path in (project / "figures").iterdir()) == ["1.txt", "mine.txt"]
+
+
+@pytest.mark.parametrize("code", ["os.symlink(theirs, out)", "os.makedirs(out); os.symlink(theirs, out + '/x')"])
+def test_an_output_that_is_a_link_leaves_what_it_leads_to_alone(project, tmp_path_factory, code):
+    theirs = tmp_path_factory.mktemp("theirs")
+    (theirs / "data.txt").write_text("theirs")
+    path = write_notebook(project / "t.ipynb", f"import os; theirs = {str(theirs)!r}; {code}", parameters='out = Output("data/link")')
+    with pytest.raises(CellFailed, match="link"):
+        mlops_nb.run(path)
+    assert (theirs / "data.txt").read_text() == "theirs"
+
+
+def test_a_kernel_that_is_missing_stops_one_step(project):
+    """The others run, and the error is told."""
+    path = project / "nbs/pipelines/stars/20_train.ipynb"
+    path.write_text(path.read_text().replace('"name": "python3"', '"name": "julia"'))
+    ended = run_pipeline(root=project)
+    assert ran(ended) == {"ingest": "succeeded", "forest": "succeeded"}
+    assert "no kernel 'julia'" in str(ended.errors["train"]) and ended.skipped == {"compare": "it needs train, which was refused"}
+
+
+def test_a_disk_that_fails_at_the_end_leaves_a_record(project, monkeypatch):
+    """What was executed is never forgotten."""
+    from mlops_nb.errors import BadStore
+    from mlops_nb.execute import Copy
+
+    monkeypatch.setattr(Copy, "finish", lambda *arguments: (_ for _ in ()).throw(BadStore("no space left on device")))
+    with pytest.raises(CellFailed, match="no space left"):
+        mlops_nb.run(project / "nbs/pipelines/stars/10_ingest.ipynb")
+    [one] = mlops_nb.runs(project)
+    assert one.status == "failed" and "no space" in one.error and one.notebook.exists()
 
 
 def test_local_modules_in_two_steps_at_different_folders(tmp_path):

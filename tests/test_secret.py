@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 
 import pytest
 from making import all_bytes, command, write_notebook
@@ -42,13 +43,13 @@ def project(tmp_path, monkeypatch):
     ],
 )
 def test_a_secret_that_a_cell_lets_out(project, source):
-    path = write_notebook(project / "t.ipynb", source, parameters=PARAMETERS)
+    write_notebook(project / "t.ipynb", source, parameters=PARAMETERS)
     done = command("run", "t.ipynb", cwd=project)
     assert VALUE.encode() not in all_bytes(project / "runs"), done.stderr
     assert VALUE not in done.stdout + done.stderr
     shown = command("show", "t", "--json", cwd=project)
     assert json.loads(shown.stdout)["arguments"]["token"] == "ARCHIVE_TOKEN" and VALUE not in shown.stdout
-    assert path.exists()
+    assert b"***" in all_bytes(project / "runs"), "it was printed, and masked"
 
 
 def test_it_is_masked_not_lost(project):
@@ -71,6 +72,25 @@ def test_a_secret_in_an_edited_file(project):
     one = run(project / "t.ipynb")
     assert "notes.txt" in one.record["revision"]["changed"] and one.record["revision"]["patch"]
     assert VALUE.encode() not in all_bytes(project / "runs")
+
+
+@pytest.mark.parametrize("value", ["one line", 'with "quotes" and \\ backslash', "-----BEGIN KEY-----\nMIIEvQIBADANBg\n-----END KEY-----"])
+def test_a_secret_in_a_patch(project, monkeypatch, value):
+    """However a file writes it: as it is, or as JSON."""
+    monkeypatch.setenv("ARCHIVE_TOKEN", value)
+    (project / "plain.txt").write_text(value)
+    (project / "config.json").write_text(json.dumps({"token": value}))
+    write_notebook(project / "t.ipynb", "1", parameters=PARAMETERS)
+    run(project / "t.ipynb")
+    written = all_bytes(project / "runs")
+    for line in value.splitlines():
+        assert line.encode() not in written and json.dumps(line)[1:-1].encode() not in written
+
+
+def test_papermill_with_our_engine_masks_too(project):
+    write_notebook(project / "t.ipynb", "print(token.value)", parameters=PARAMETERS)
+    subprocess.run(["papermill", "--engine", "mlops-nb", "--no-progress-bar", "t.ipynb", "out.ipynb"], cwd=project, check=True, capture_output=True, env={**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"})
+    assert VALUE not in (project / "out.ipynb").read_text() and "***" in (project / "out.ipynb").read_text()
 
 
 def test_a_secret_of_several_lines(project, monkeypatch):
