@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import BadArgument, MlopsError, RunError, RunInterrupted, UnknownParameter, did_you_mean, listed
+from .result import is_table
 
 # %% ../nbs/81_cli.ipynb #81-cli-04
 app = typer.Typer(
@@ -374,7 +375,7 @@ def _facts(run: Any, record: dict) -> Iterable[tuple[str, str]]:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, dict) and set(value) == {"table"}:
+    if is_table(value):
         return f"a table of {len(value['table']['rows'])} rows"
     text = _number(value)
     return text if len(text) <= 100 else text[:97] + "…"
@@ -404,7 +405,7 @@ def results(
 def _print_results(run: Any, everything: bool) -> None:
     """Print the scalars, then the tables, the short ones last, where they stay on the screen; then what is text."""
     scalars = [(key, _short(value)) for key, value in run.results.items() if not isinstance(value, (list, dict, str))]
-    tables = [(key, value["table"]) for key, value in run.results.items() if isinstance(value, dict) and set(value) == {"table"}]
+    tables = [(key, value["table"]) for key, value in run.results.items() if is_table(value)]
     print(f"{run.step}  ({run.id})")
     if scalars:
         _print_table(("result", "value"), scalars if everything else scalars[:MOST_SCALARS])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MlopsError', 'BadSettings', 'BadNotebook', 'BadContract', 'UnknownParameter', 'BadArgument', 'BadPipeline',
-           'RunError', 'CellFailed', 'RunTimedOut', 'RunKilled', 'RunInterrupted', 'UnknownRun', 'BadStore', 'BadValue',
-           'did_you_mean', 'listed', 'refused']
+           'BadImage', 'RunError', 'CellFailed', 'RunTimedOut', 'RunKilled', 'RunInterrupted', 'UnknownRun', 'BadStore',
+           'BadValue', 'did_you_mean', 'listed', 'refused']
 
 # %% ../nbs/00_errors.ipynb #00-errors-02
 from collections.abc import Iterable, Iterator
@@ -40,6 +40,9 @@ class BadArgument(MlopsError, ValueError):
 
 class BadPipeline(MlopsError, ValueError):
     """The templates of a pipeline do not form a graph: two writers, a cycle, an input that nobody writes."""
+
+class BadImage(MlopsError, ValueError):
+    """The lock and the files of the image do not agree."""
 
 # %% ../nbs/00_errors.ipynb #00-errors-08
 class RunError(MlopsError, RuntimeError):
