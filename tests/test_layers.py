@@ -19,6 +19,7 @@ TOOLS = {
     "IPython": "result",
     "annotated_types": "template",
     "jupyter_client": "kernel",
+    "jupyter_core": "kernel",
     "nbclient": "execute",
     "nbformat": "execute",
     "packaging": "environment",
