@@ -78,7 +78,7 @@ def arrange(
         if parameter.role == "Input":
             file = inputs[parameter.name]
             actual["inputs"].setdefault(parameter.default, str(root / parameter.default))
-            actual["inputs"][file.path] = str(_laid(file, store, root, folder / "inputs"))
+            actual["inputs"][file.path] = str(_laid(file, store, root, folder / "inputs" / parameter.name))
         elif parameter.role == "Output":
             for path in (parameter.default, outputs[parameter.name]):
                 actual["outputs"][path] = str(folder / "outputs" / path)

@@ -126,6 +126,7 @@ class Kernel:
         try:
             await asyncio.wait((ready, ended), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
+                self._log.unlink(missing_ok=True)  # from here on it speaks through its messages; what else it writes is nobody's
                 return ready.result()
             why = self.exit[1] if self.exit else f"it did not answer within {timeout_s:g} s"
             said = self._log.read_text(errors="replace").strip()[-2000:]

@@ -58,7 +58,7 @@ def make_key(
     parts = {
         "code": {"cells": code_digest(template)},
         "reach": reach.code,
-        "arguments": {name: value for name, value in arguments.items() if name not in reads},
+        "arguments": {name: Path(str(value)).name if name in reads else value for name, value in arguments.items()},
         "inputs": dict(inputs),
         "environment": {"kernel": name, **_environment(name, reach.packages, memory)},
     }

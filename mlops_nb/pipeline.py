@@ -127,8 +127,10 @@ def _chosen(graph: Graph, start: str | None, only: str | None) -> list[Step]:
 
 
 def _blocked(graph: Graph, step: Step, errors: Mapping[str, MlopsError], skipped: Mapping[str, str]) -> str | None:
-    if any(isinstance(error, RunInterrupted) for error in errors.values()):
-        return "interrupted"
+    for error in errors.values():
+        ended = getattr(error, "run", None)
+        if isinstance(error, RunInterrupted) or (ended and ended.record["error"]["kind"] == "RunnerStopped"):
+            return "the pipeline was told to end"
     for name in graph.needs[step.name]:
         if name in errors:
             ended = getattr(errors[name], "run", None)

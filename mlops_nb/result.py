@@ -96,7 +96,7 @@ def _scraps(notebook: dict) -> Iterator[dict]:
     for cell in notebook.get("cells", []):
         for output in cell.get("outputs", []):
             for kind, scrap in (output.get("data") or {}).items():
-                if re.fullmatch(r"application/scrapbook\.scrap\.(json|text)\+json", kind) and isinstance(scrap, dict) and "name" in scrap:
+                if re.fullmatch(r"application/scrapbook\.scrap\.(json|text)\+json", kind) and isinstance(scrap, dict) and isinstance(scrap.get("name"), str):
                     yield scrap
 
 # %% ../nbs/24_result.ipynb #24-result-13

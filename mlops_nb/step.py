@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ERRORS', 'MOST_SOURCE_LINES', 'run', 'key_now', 'find_hit', 'lay_out_outputs', 'relative_arguments', 'secrets_of',
-           'explain', 'near']
+           'secrets_of_project', 'explain', 'near']
 
 # %% ../nbs/32_step.ipynb #32-step-02
 import os
@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ def run(
     store = Store(settings.store)
     secrets = secrets_of(template)
     Mask(secrets)
+    secrets = {**secrets_of_project(settings), **secrets}
     inputs = find_inputs(step.inputs, settings.root, store, given or {}, template.name)
     key = key_now(template, checked, inputs, settings, kernel)
     options = {"kernel": kernel, "timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s, "hold": hold, "on_progress": on_progress}
@@ -235,6 +236,17 @@ def secrets_of(
     return values
 
 
+def secrets_of_project(
+    settings: Settings,
+) -> dict[str, str]:
+    """Return value by variable of every secret that a template of the project declares and that is set: none of them may be written."""
+    found: dict[str, str] = {}
+    for path in settings.pipelines.glob("*/*.ipynb"):
+        with suppress(BadNotebook, BadContract):
+            found.update(secrets_of(read_template(path), must=False))
+    return {variable: value for variable, value in found.items() if len(value) >= SHORTEST_SECRET}
+
+
 def _injected(template: Template, checked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments as papermill injects them: a path as the call of its role."""
     calls = {parameter.name: parameter.call for parameter in template.parameters if parameter.role in ("Input", "Output")}
@@ -282,7 +294,8 @@ def _concluded(step: Step, inputs: Mapping[str, File], outcome: Outcome, setting
         else:
             for left in ("inputs", "outputs"):
                 shutil.rmtree(folder / left, ignore_errors=True)
-            (folder / "paths.json").unlink(missing_ok=True)
+    if outcome.held is None:
+        (folder / "paths.json").unlink(missing_ok=True)
     notebook = folder / step.template.name
     record = {
         **record,

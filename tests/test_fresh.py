@@ -301,6 +301,24 @@ def test_code_that_is_edited_while_it_runs(project):
         ("from package import *\nx = again()", "package/deep"),
         ("import registry, plugins\nx = registry.CALLS[0]()", "plugins"),
         ("from child import Child\nx = Child().f()", "parent"),
+        ("from inits import deep\nx = deep.f()", "inits/deep"),
+        ("import inits\nx = inits.g()", "inits/deep"),
+        ("from package.registry import R\nfrom package import plugin\nx = R['a']", "package/plugin"),
+        ("from first import f\n%time x = f()", "first"),
+        ("%time from first import f\nx = f()", "first"),
+        ("%%time\nfrom first import f\nx = f()", "first"),
+        ("from first import f\nx = ('%s %s'\n  % (f(), 2))", "first"),
+        ("from first import *\nx = globals()['f']()", "first"),
+        ("from first import f\nx = eval('f()')", "first"),
+        ("from second import *\nfrom first import *\nx = f()", "first"),
+        ("from second import f\nfrom first import *\nx = f()", "first"),
+        ("import guarded\nx = guarded.T['a']", "guarded"),
+        ("import reordered\nx = reordered.f()", "reordered"),
+        ("from importlib import import_module as load\nx = load('first').f()", "first"),
+        ("import runpy\nx = runpy.run_path('first.py')['f']()", "first"),
+        ("%run first\nx = f()", "first"),
+        ("import cyclic\nx = cyclic.f()", "cyclic"),
+        ("import decorated\nx = decorated.CALLS[0]()", "decorated"),
     ],
 )
 def test_no_stale_result_through_any_import(tmp_path, code, edited):
@@ -311,6 +329,12 @@ def test_no_stale_result_through_any_import(tmp_path, code, edited):
         "nbs/package/__init__.py": "from .deep import f as again\n__all__ = ['again']\n", "nbs/package/deep.py": "def f():\n    return 1\n",
         "nbs/registry.py": "CALLS = []\ndef register(f):\n    CALLS.append(f)\n    return f\n",
         "nbs/plugins.py": "from registry import register\n@register\ndef f():\n    return 1\n",
+        "nbs/inits/__init__.py": "from . import deep\ndef g():\n    return deep.f()\n", "nbs/inits/deep.py": "def f():\n    return 1\n",
+        "nbs/package/registry.py": "R = {}\n", "nbs/package/plugin.py": "from .registry import R\ndef make():\n    return 1\nR['a'] = make()\n",
+        "nbs/guarded.py": "T = {}\nif __name__ != '__main__':\n    def make():\n        return 1\n    T['a'] = make()\n",
+        "nbs/reordered.py": "A = 1\nB = A\nA = 2\ndef f():\n    return 1 + B\n",
+        "nbs/cyclic.py": "from cycle import *\ndef f():\n    len([1])\n    return 1\n", "nbs/cycle.py": "from cyclic import *\n",
+        "nbs/decorated.py": "CALLS = []\ndef cache(f):\n    CALLS.append(f)\n    return f\n@cache\ndef g():\n    return 1\n",
         "nbs/parent.py": "class Parent:\n    def f(self):\n        return 1\n", "nbs/child.py": "from parent import Parent\nclass Child(Parent):\n    pass\n",
     }  # fmt: skip
     for name, text in files.items():
@@ -319,9 +343,52 @@ def test_no_stale_result_through_any_import(tmp_path, code, edited):
     path = write_notebook(root / "nbs" / "t.ipynb", f"{code}\nglue('x', x)", parameters="seed: int = 0")
     first = run(path)
     assert run(path).id == first.id
-    edit(root / "nbs" / f"{edited}.py", "return 1", "return 100")
+    edit(root / "nbs" / f"{edited}.py", "return 1", "return 100")  # the result is another one
     second = run(path)
     assert second.id != first.id, "served stale"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("from math import floor as rnd\ndef f():\n    return rnd(1.5)", "from math import ceil as rnd\ndef f():\n    return rnd(1.5)"),
+        ("import math as m\ndef f():\n    return str(m.sqrt(4))", "import cmath as m\ndef f():\n    return str(m.sqrt(4))"),
+        ("A = 1\nB = A\nA = 2\ndef f():\n    return B", "A = 1\nA = 2\nB = A\ndef f():\n    return B"),
+        ("TYPE_CHECKING = False\nif not TYPE_CHECKING:\n    X = 1\ndef f():\n    return X", "TYPE_CHECKING = False\nif not TYPE_CHECKING:\n    X = 2\ndef f():\n    return X"),
+        ("import sys\ndef g():\n    return 1\ndef f():\n    return getattr(sys.modules[__name__], 'g')()", "import sys\ndef g():\n    return 2\ndef f():\n    return getattr(sys.modules[__name__], 'g')()"),
+    ],
+)
+def test_edits_of_a_module_that_change_what_it_gives(tmp_path, before, after):
+    (tmp_path / "settings.ini").touch()
+    path = write_notebook(tmp_path / "t.ipynb", "import mod\nglue('x', mod.f())", parameters="seed: int = 0")
+    (tmp_path / "mod.py").write_text(before + "\n")
+    first = run(path)
+    (tmp_path / "mod.py").write_text(after + "\n")
+    second = run(path)
+    assert second.id != first.id and second.results != first.results
+
+
+def test_edits_of_a_template_that_its_arguments_do_not_hide(tmp_path):
+    """A default that the cell itself uses, a tuple that becomes a list, a tag that decides what runs, an input of another name."""
+    (tmp_path / "settings.ini").touch()
+    (tmp_path / "a.csv").write_text("x")
+    (tmp_path / "b.csv").write_text("x")
+
+    def ids(parameters: str, code: str, arguments: dict, tags: list[str] | None = None) -> str:
+        path = write_notebook(tmp_path / "t.ipynb", code, parameters=parameters)
+        notebook = json.loads(path.read_text())
+        notebook["cells"][2]["metadata"]["tags"] = tags or []
+        path.write_text(json.dumps(notebook))
+        return run(path, arguments).id
+
+    for one, other in [
+        (("n: int = 3\nnames = []\nnames.append(n)", "glue('x', names)", {"n": 9}), ("n: int = 4\nnames = []\nnames.append(n)", "glue('x', names)", {"n": 9})),
+        (("pair = (1, 2)", "glue('x', type(pair).__name__)", {}), ("pair = [1, 2]", "glue('x', type(pair).__name__)", {})),
+        (("n: int = 3", "glue('x', n)", {}, ["skip-execution"]), ("n: int = 3", "glue('x', n)", {})),
+        (('raw = Input("a.csv")', "glue('x', raw[-5:])", {}), ('raw = Input("a.csv")', "glue('x', raw[-5:])", {"raw": "b.csv"})),
+    ]:
+        first = ids(*one)
+        assert ids(*one) == first and ids(*other) != first, (one, other)
 
 
 def test_a_package_of_the_project_that_is_imported_by_a_path_of_the_environment(tmp_path):

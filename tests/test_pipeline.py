@@ -213,6 +213,46 @@ def test_a_disk_that_fails_at_the_end_leaves_a_record(project, monkeypatch):
     assert one.status == "failed" and "no space" in one.error and one.notebook.exists()
 
 
+def test_two_inputs_of_one_name(project, tmp_path_factory):
+    """Files from elsewhere that are called alike, whose contents the store has, are two files."""
+    paths = {}
+    for name in ("a", "b"):
+        paths[name] = tmp_path_factory.mktemp(name) / "stars.csv"
+        paths[name].write_text(name)
+        write_notebook(project / f"make_{name}.ipynb", f"open(out, 'w').write('{name}')", parameters=f'out = Output("made/{name}")')
+        mlops_nb.run(project / f"make_{name}.ipynb")
+    path = write_notebook(project / "t.ipynb", "glue('read', [open(p).read() for p in (a, b)])", parameters='a = Input("data/a")\nb = Input("data/b")')
+    assert mlops_nb.run(path, paths).results == {"read": ["a", "b"]}
+
+
+def test_a_file_and_the_folder_that_it_lies_in(project):
+    """Both as inputs: the folder is whole."""
+    project = write_project(project / "other", {
+        "10_ingest": ('out = Output("data")', "import os; os.makedirs(out); [open(f'{out}/{n}.csv', 'w').write(n) for n in 'ab']"),
+        "20_train": ('one = Input("data/a.csv")\nall = Input("data")', "import os; glue('names', sorted(os.listdir(all)))"),
+    })  # fmt: skip
+    ended = run_pipeline(root=project)
+    assert [one.results.get("names") for one in ended.runs if one.step == "train"] == [["a.csv", "b.csv"]]
+
+
+def test_told_to_end_a_pipeline_ends(project):
+    """SIGTERM to the runner ends the run as killed, and no other step is started."""
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    write_project(project, {"20_train": (STARS["20_train"][0], "open('/dev/null'); import pathlib; pathlib.Path(stars).stat(); import time; print('here', flush=True); time.sleep(60)")})
+    process = subprocess.Popen([sys.executable, "-m", "mlops_nb", "run"], cwd=project, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not mlops_nb.runs(project, step="train"):
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and [one.status for one in mlops_nb.runs(project)] == ["killed", "succeeded"]
+    assert "forest: not run, the pipeline was told to end" in said
+
+
 def test_local_modules_in_two_steps_at_different_folders(tmp_path):
     """Each kernel has its own folder on the path, not the one of the process that runs it."""
     for name, value in (("one", 1), ("two", 2)):

@@ -40,6 +40,9 @@ def project(tmp_path, monkeypatch):
         "from IPython.display import HTML, display; display(HTML(f'<b>{token.value}</b>'), metadata={'x': token.value})",
         "import time\nprint(token.value, flush=True); time.sleep(3)\nimport os; os.kill(os.getpid(), 9)",
         "import os; os.write(1, token.value.encode())",
+        "import html, urllib.parse as u, base64; v = token.value\nprint(html.escape(v), u.quote(v), u.quote(v, safe=''), u.quote_plus(v), base64.b64encode(v.encode()), v)",
+        "raise ValueError('x' * 485 + token.value)",
+        "import sys; sys.__stdout__.write(token.value); print('***')",
     ],
 )
 def test_a_secret_that_a_cell_lets_out(project, source):
@@ -71,6 +74,23 @@ def test_a_secret_in_an_edited_file(project):
     write_notebook(project / "t.ipynb", "1", parameters=PARAMETERS)
     one = run(project / "t.ipynb")
     assert "notes.txt" in one.record["revision"]["changed"] and one.record["revision"]["patch"]
+    assert VALUE.encode() not in all_bytes(project / "runs")
+
+
+def test_forms_of_a_secret():
+    """As it is written in HTML, in a URL and in base64; a number is one too."""
+    mask = Mask({"PIN": "48151623", "TOKEN": "s3&kr3t pass/word"})
+    for text in ("s3&amp;kr3t pass/word", "s3%26kr3t%20pass%2Fword", "s3%26kr3t+pass%2Fword", "czMma3IzdCBwYXNzL3dvcmQ="):
+        assert mask.text(f"a{text}b").replace("=", "") == "a***b", text
+    assert mask({"pin": 48151623, "other": 4815162, "flag": True}) == {"pin": "***", "other": 4815162, "flag": True}
+
+
+def test_a_secret_of_another_template(project):
+    """A step that declares no secret does not write those of the others: not by printing them, not in the patch."""
+    write_notebook(project / "nbs/pipelines/p/10_a.ipynb", "1", parameters=PARAMETERS)
+    (project / ".env").write_text(f"ARCHIVE_TOKEN={VALUE}\n")
+    path = write_notebook(project / "nbs/pipelines/p/20_b.ipynb", "import os; print(os.environ['ARCHIVE_TOKEN'])", parameters="seed: int = 0")
+    run(path)
     assert VALUE.encode() not in all_bytes(project / "runs")
 
 
