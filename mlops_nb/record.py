@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +203,15 @@ def _row(store: Path, id: str, file_time: int) -> tuple | None:
         return None  # deleted since the folder was listed
     except BadStore as error:
         record = {"id": id, "status": DAMAGED, "started": "", "template": "", "step": "", "error": {"message": str(error)}}
+    return file_time, *_columns(record)
+
+
+def _columns(record: dict) -> tuple:
+    """Return what the index keeps of a record, in the order of `COLUMNS`."""
     values = {**record, "arguments": dump(record.get("arguments", {}), sort=False), "results": dump(record.get("results", {}), sort=False)}
     values["key"] = (record.get("key") or {}).get("digest")
     values["error"] = (record.get("error") or {}).get("message")
-    return (file_time, *(values.get(column) for column in COLUMNS))
+    return tuple(values.get(column) for column in COLUMNS)
 
 # %% ../nbs/13_record.ipynb #13-record-17
 @dataclass(frozen=True, repr=False)
@@ -220,10 +226,20 @@ class Run:
     started: str  # UTC, ISO 8601
     seconds: float | None  # wall time; None while it runs, and where nobody knows
     key: str | None  # digest of what decided its results; None for a notebook that declares nothing
-    arguments: dict[str, Any]  # every parameter's value; secrets by the name of their variable
-    results: dict[str, Any]  # what the cells glued
+    arguments_json: str  # read by `arguments`
+    results_json: str  # read by `results`
     error: str | None  # one line; None for a run that succeeded
     store: Path  # the store's folder
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """Every parameter's value; secrets by the name of their variable."""
+        return load(self.arguments_json)
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """What the cells glued, by name."""
+        return load(self.results_json)
 
     @property
     def record(self) -> dict:
@@ -313,8 +329,7 @@ def runs_in(store: Path, *, status=None, step=None, pipeline=None, template=None
 
 
 def _run(store: Path, row: tuple) -> Run:
-    values = dict(zip(COLUMNS, row, strict=True))
-    return Run(**{**values, "arguments": load(values["arguments"]), "results": load(values["results"])}, store=store)
+    return Run(*[*row, store])
 
 
 def as_run(
@@ -322,9 +337,7 @@ def as_run(
     record: dict,  # as written
 ) -> Run:
     """Return the run that a record tells of."""
-    error = (record.get("error") or {}).get("message")
-    values = {name: record.get(name) for name in COLUMNS}
-    return Run(**{**values, "key": (record.get("key") or {}).get("digest"), "error": error}, store=Path(store))
+    return Run(*[*_columns(record), Path(store)])
 
 # %% ../nbs/13_record.ipynb #13-record-21
 def find_run(

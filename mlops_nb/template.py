@@ -564,6 +564,11 @@ def all_arguments(
     """
     values = {}
     for parameter in template.parameters:
-        default = parameter.default if parameter.role != "value" or parameter.literal else {"source": parameter.source}
+        default = parameter.default if parameter.role != "value" or parameter.literal or parameter.required else {"source": _tidy(parameter.source)}
         values[parameter.name] = checked.get(parameter.name, default)
     return values
+
+# %% ../nbs/20_template.ipynb #20-template-37
+def _tidy(source: str) -> str:
+    """Return an expression as every formatter would write it."""
+    return ast.unparse(ast.parse(source, mode="eval"))

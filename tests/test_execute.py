@@ -255,7 +255,6 @@ def test_told_to_end_before_the_first_cell(tmp_path, number, status):
 
 def test_output_that_a_widget_takes(tmp_path):
     """A stream that goes into an Output widget is no failure."""
-    pytest.importorskip("ipywidgets")
     assert run(tmp_path, "import ipywidgets\nout = ipywidgets.Output()\ndisplay(out)\nwith out: print('inside')\nprint('after')").status == "succeeded"
 
 
