@@ -361,6 +361,8 @@ def _facts(run: Any, record: dict) -> Iterable[tuple[str, str]]:
     for kind in ("input", "output"):
         for name, file in record.get(f"{kind}s", {}).items():
             yield kind, f"{name} = {file['path']}  {file['digest'][:12]}…  {file['size_bytes']:,} bytes"
+    for path, digest in record.get("replaced", {}).items():
+        yield "replaced", f"{path}, which no run had written; its content is kept as {digest[:12]}… in the store"
     for name, value in run.results.items():
         yield "result", f"{name} = {_short(value)}"
     revision = record.get("revision")

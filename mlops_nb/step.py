@@ -281,13 +281,13 @@ def _environment(store: Store, python: str | None) -> dict:
 def _concluded(step: Step, inputs: Mapping[str, File], outcome: Outcome, settings: Settings, store: Store, record: dict) -> dict:
     """Return the final record; keep the outputs of a run that succeeded and lay them out."""
     folder = settings.store / record["id"]
-    status, error, outputs = outcome.status, outcome.error, {}
+    status, error, outputs, replaced = outcome.status, outcome.error, {}, {}
     if status == "succeeded":
         try:
             check_unchanged(inputs, settings.root, store)
             outputs = keep_outputs(step.outputs, folder, store, step.template.name)
             for file in outputs.values():
-                store.lay_out(file.digest, settings.root / file.path)
+                replaced[file.path] = store.lay_out(file.digest, settings.root / file.path)
         except (BadStore, KeyboardInterrupt) as problem:
             status = "failed" if isinstance(problem, BadStore) else "interrupted"
             error = {"kind": type(problem).__name__, "message": str(problem) or "interrupted by Ctrl-C", "cell": None}
@@ -303,6 +303,7 @@ def _concluded(step: Step, inputs: Mapping[str, File], outcome: Outcome, setting
         "cells": list(outcome.cells),
         "results": read_results(outcome.notebook),
         "outputs": {name: file.as_dict() for name, file in outputs.items()},
+        "replaced": {path: digest for path, digest in replaced.items() if digest},
         "notebook": store.put(notebook.read_bytes()) if notebook.exists() else None,
         "error": error,
         "held": outcome.held,

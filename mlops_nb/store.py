@@ -184,14 +184,17 @@ class Store:
             except OSError:  # a system that lets only administrators make links
                 copy_file(self.path(name), file)
 
-    def lay_out(self, digest: str, target: Path) -> None:
+    def lay_out(self, digest: str, target: Path) -> str | None:
         """Make `target` the file or folder that `digest` names, in one step; where it already is that, touch nothing.
 
-        The copy is the caller's own: changing it does not change the store. Files that somebody else put into a folder, which no object of the store holds, stay
-        in it. Raises `BadStore` where an object is missing or damaged, and leaves `target` as it was.
+        The copy is the caller's own: changing it does not change the store. What somebody else made is not lost: files in a folder that no object of the store
+        holds stay in it, and a single file that is replaced is kept in the store first; its digest is returned. Raises `BadStore` where an object is missing or
+        damaged, and leaves `target` as it was.
         """
         if target.exists() and self._is(target, digest):
-            return
+            return None
+        foreign = target.is_file() and not self.has(self.digester.digest_file(target))
+        kept = self.put(target.read_bytes()) if foreign else None
         manifest = self.entries(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as beside:
@@ -206,6 +209,7 @@ class Store:
                     copy_file(self.path(entry.digest), made / entry.path)
                 self._carry_over(target, made)
             _swap(made, target, Path(beside))
+        return kept
 
     def _carry_over(self, target: Path, made: Path) -> None:
         """Copy what lies in the folder `target`, and is neither in `made` nor in the store, into `made`."""

@@ -182,6 +182,15 @@ def test_files_of_others_in_an_output_folder_stay(project):
     assert sorted(path.name for path in (project / "figures").iterdir()) == ["1.txt", "mine.txt"]
 
 
+def test_a_file_made_by_hand_that_an_output_replaces_is_not_lost(project):
+    """Its content is in the store, and the record says where."""
+    (project / "notes.txt").write_text("by hand")
+    one = mlops_nb.run(write_notebook(project / "t.ipynb", "open(out, 'w').write('by a run')", parameters='out = Output("notes.txt")'))
+    assert (project / "notes.txt").read_text() == "by a run"
+    digest = one.record["replaced"]["notes.txt"]
+    assert (project / "runs" / "objects" / digest[:2] / digest[2:]).read_text() == "by hand"
+
+
 @pytest.mark.parametrize("code", ["os.symlink(theirs, out)", "os.makedirs(out); os.symlink(theirs, out + '/x')"])
 def test_an_output_that_is_a_link_leaves_what_it_leads_to_alone(project, tmp_path_factory, code):
     theirs = tmp_path_factory.mktemp("theirs")
