@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import nullcontext, suppress
 from datetime import datetime
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,7 @@ def _execute(
     pipeline: str | None, options: dict,
 ) -> Run:  # fmt: skip
     template, mask = step.template, Mask(secrets)
+    _drop_racy_bytecode(key, settings.root)
     started = now()
     folder = settings.store / new_id(step.name, started)
     record = mask({
@@ -234,6 +236,20 @@ def secrets_of(
                     f"Set it for this command: {parameter.default}=… mlops-nb run …"
                 )
     return values
+
+
+def _drop_racy_bytecode(key: Key | None, root: Path) -> None:
+    """Delete compiled files that Python could take for those of a source that was edited since.
+
+    Python compares the source's size and its modification time in whole seconds (PEP 552): an edit of equal length within the second of the last import, or one
+    whose time was set back, runs the old code. The change time cannot be set.
+    """
+    for path in {name.partition(": ")[0] for name in (key.parts["reach"] if key else ())}:
+        source = root / path
+        compiled = Path(cache_from_source(str(source))) if source.suffix == ".py" else source
+        with suppress(OSError):
+            if compiled != source and source.stat().st_ctime > compiled.stat().st_mtime - 0.1:
+                compiled.unlink()
 
 
 def secrets_of_project(

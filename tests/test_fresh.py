@@ -358,12 +358,17 @@ def test_no_stale_result_through_any_import(tmp_path, code, edited):
         ("import sys\ndef g():\n    return 1\ndef f():\n    return getattr(sys.modules[__name__], 'g')()", "import sys\ndef g():\n    return 2\ndef f():\n    return getattr(sys.modules[__name__], 'g')()"),
     ],
 )
-def test_edits_of_a_module_that_change_what_it_gives(tmp_path, before, after):
+def test_edits_of_a_module_that_change_what_it_gives(tmp_path, monkeypatch, before, after):
+    """Also where the edited file has the old one's size and time, for which Python would run what it compiled before."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     (tmp_path / "settings.ini").touch()
     path = write_notebook(tmp_path / "t.ipynb", "import mod\nglue('x', mod.f())", parameters="seed: int = 0")
     (tmp_path / "mod.py").write_text(before + "\n")
+    times = (tmp_path / "mod.py").stat().st_atime_ns, (tmp_path / "mod.py").stat().st_mtime_ns
     first = run(path)
+    assert list((tmp_path / "__pycache__").glob("mod.*.pyc"))
     (tmp_path / "mod.py").write_text(after + "\n")
+    os.utime(tmp_path / "mod.py", ns=times)
     second = run(path)
     assert second.id != first.id and second.results != first.results
 
