@@ -19,7 +19,7 @@ from .pipeline import checked_graph
 from .plain import load
 from .record import Run, runs_in
 from .settings import Settings, read_settings
-from .step import find_hit, key_now
+from .step import find_hit, key_now, under
 from .store import Store
 from .template import check_arguments
 
@@ -57,7 +57,7 @@ def read_status(
 def _stands(
     step: Step, checked: dict, graph: Graph, settings: Settings, store: Store, found: Mapping[str, StepStatus], given: Mapping[str, str]
 ) -> StepStatus:
-    template = step.template.path.relative_to(graph.root).as_posix() if step.template.path.is_relative_to(graph.root) else str(step.template.path)
+    template = under(step.template.path, graph.root)
     last = runs_in(settings.store, template=template, limit=1)
     made = runs_in(settings.store, template=template, status="succeeded", limit=1)
     if last and last[0].status == "running":
