@@ -186,7 +186,7 @@ def run(
 
 
 def _run_notebook(path: Path, texts: Mapping[str, str], options: dict) -> None:
-    from mlops_nb.step import near
+    from mlops_nb.settings import near
     from mlops_nb.step import run as run_one
     from mlops_nb.template import parse_arguments, read_template
 
@@ -208,7 +208,7 @@ def _run_notebook(path: Path, texts: Mapping[str, str], options: dict) -> None:
 def _run_pipeline(name: str | None, texts: Mapping[str, str], start: str | None, only: str | None, options: dict) -> None:
     from mlops_nb.graph import read_graph
     from mlops_nb.pipeline import Watch, run_pipeline
-    from mlops_nb.step import near
+    from mlops_nb.settings import near
 
     arguments = pipeline_arguments(read_graph(name), texts)
     display = Display()
@@ -352,7 +352,7 @@ def show(
 def _facts(run: Any, record: dict) -> Iterable[tuple[str, str]]:
     yield "run", run.id
     yield "status", run.status
-    from mlops_nb.step import near
+    from mlops_nb.settings import near
 
     yield "notebook", near(run.notebook)
     yield "started", run.started[:19].replace("T", " ") + " UTC" + (f", took {_duration(run.seconds)}" if run.seconds is not None else "")
