@@ -27,6 +27,7 @@ from urllib.parse import quote, quote_plus
 
 from .errors import BadArgument, RunError
 from .kernel import GRACE_S, Kernel
+from .plain import is_number
 from .record import now
 from .store import write_whole
 from .template import Template, check_arguments
@@ -62,7 +63,7 @@ class Mask:
             return value
         if isinstance(value, str):
             return self.text(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if is_number(value):
             return "***" if self._forms.fullmatch(repr(value)) else value
         if isinstance(value, Mapping):
             kind: Any = type(value)  # nbformat's nodes stay nodes

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadStore, UnknownRun, did_you_mean, listed
-from .plain import dump, load
+from .plain import dump, is_number, load
 from .settings import read_settings
 from .store import write_whole
 
@@ -284,7 +284,7 @@ def _html(runs: Iterable[Run]) -> str:
     head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("run", "status", "started (UTC)", "seconds", "results"))
     body = []
     for run in runs:
-        scalars = [(name, value) for name, value in run.results.items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
+        scalars = [(name, value) for name, value in run.results.items() if is_number(value)]
         results = ", ".join(f"{name} {value:.4g}" for name, value in scalars[:4]) + (" …" if len(scalars) > 4 else "")
         seconds = "" if run.seconds is None else f"{run.seconds:.1f}"
         cells = (run.id, run.status, run.started[:19].replace("T", " "), seconds, run.error or results)

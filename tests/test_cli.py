@@ -123,12 +123,12 @@ def test_a_reader_that_goes_away(project):
 
 def test_without_a_terminal_a_line_every_ten_seconds(monkeypatch):
     """A long step says where it is, and what it printed last; never more often."""
-    import mlops_nb.cli
+    import mlops_nb.terminal
     from mlops_nb.execute import Progress
 
     written, clock = [], [0.0]
-    monkeypatch.setattr(mlops_nb.cli.time, "monotonic", lambda: clock[0] + 1)
-    display = mlops_nb.cli.Display(live=False, write=written.append)
+    monkeypatch.setattr(mlops_nb.terminal.time, "monotonic", lambda: clock[0] + 1)
+    display = mlops_nb.terminal.Display(live=False, write=written.append)
     display.step("train", 2, 3)
     for second in range(0, 25):
         clock[0] = second

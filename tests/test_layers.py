@@ -25,8 +25,8 @@ TOOLS = {
     "packaging": "environment",
     "papermill": "execute",
     "pydantic": "template",
-    "rich": "cli",
-    "typer": "cli",
+    "rich": "terminal",
+    "typer": ("running", "asking", "checking", "proving", "keeping", "cli"),  # a command declares its own options
 }
 ANYWHERE = {"pandas", "psutil"}  # used as the standard library is
 NOWHERE = {"fastcore", "nbdev"}  # they write the package; it does not need them
@@ -90,7 +90,7 @@ def strangers(source: str, module: str) -> list[str]:
         owner = TOOLS.get(top)
         if owner is None and not module.startswith("studies."):
             found.append(f"line {line}: {top} is not in the table of tools; say there which module knows it")
-        elif owner is not None and owner != module:
+        elif owner is not None and module not in (owner if isinstance(owner, tuple) else (owner,)):
             found.append(f"line {line}: {top} is known to {owner}; ask it")
     return found
 
