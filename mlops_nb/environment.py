@@ -79,7 +79,7 @@ def reached_packages(
 
 
 def _ownership(memory: Path | None) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    state = json.dumps([[folder, _changed_ns(folder)] for folder in sys.path])
+    state = json.dumps([[folder, _changed_ns(folder)] for folder in sys.path if _holds_metadata(folder)])
     if state not in _known:
         _known[state] = _recalled(memory, state) or _read_ownership()
         if memory is not None and memory.is_dir():
@@ -90,6 +90,14 @@ def _ownership(memory: Path | None) -> tuple[dict[str, list[str]], dict[str, lis
 
 
 _known: dict[str, tuple] = {}
+
+
+def _holds_metadata(folder: str) -> bool:
+    """Say whether packages are installed there. A working folder on the path changes with every file that is written in it."""
+    try:
+        return any(entry.endswith((".dist-info", ".egg-info")) for entry in os.listdir(folder or "."))
+    except OSError:
+        return False
 
 
 def _recalled(memory: Path | None, state: str) -> tuple | None:

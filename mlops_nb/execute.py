@@ -491,7 +491,7 @@ def _conduct(execution: Execution, template: Template, arguments: Mapping[str, A
 
 # %% ../nbs/23_execute.ipynb #23-execute-21
 def _through_papermill(template: Template, arguments: Mapping[str, Any], execution: Execution, runner: asyncio.Runner) -> None:
-    with _without_uri_grammar():
+    with _without_unused():
         import nbformat
         import papermill
         from papermill.engines import papermill_engines
@@ -528,18 +528,20 @@ def _upgraded(nbformat: Any, template: Template) -> Any:
         return nbformat.from_dict(nbformat.reads(json.dumps(template.notebook), as_version=4))
 
 
+# jsonschema would check URIs, dates and colours with these, and a notebook has none: one compiles a grammar for 0.9 s. papermill takes pyarrow for HDFS alone.
+_UNUSED = ("rfc3987_syntax", "isoduration", "rfc3339_validator", "rfc3986_validator", "webcolors", "fqdn", "uri_template", "pyarrow")
+
+
 @contextlib.contextmanager
-def _without_uri_grammar() -> Iterator[None]:
-    """Import without `rfc3987_syntax`, which compiles a grammar for 0.9 s; jsonschema would use it to check URIs, and a notebook has none."""
-    name = "rfc3987_syntax"
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # importing it now raises ImportError, which jsonschema expects
+def _without_unused() -> Iterator[None]:
+    """Import without what papermill and jsonschema import where it is there, and do not need here."""
+    names = [name for name in _UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(names))  # importing them now raises ImportError, which both expect
     try:
         yield
     finally:
-        del sys.modules[name]
+        for name in names:
+            del sys.modules[name]
 
 
 def _reproducible(template: Template) -> dict[str, str]:

@@ -88,7 +88,12 @@ def dump(
 ) -> str:
     """Return `value` as strict JSON."""
     separators = (",", ": ") if indent else (",", ":")
-    return json.dumps(_wrap(value), indent=indent, sort_keys=sort, ensure_ascii=False, allow_nan=False, separators=separators)
+    options: dict[str, Any] = {"indent": indent, "sort_keys": sort, "ensure_ascii": False, "allow_nan": False, "separators": separators}
+    try:
+        text = json.dumps(value, **options)
+    except ValueError:  # NaN or infinity
+        return json.dumps(_wrap(value), **options)
+    return json.dumps(_wrap(value), **options) if '"float":' in text or '"dict":' in text else text
 
 
 def _wrap(value: Any) -> Any:

@@ -151,6 +151,9 @@ COLUMNS = ("id", "status", "template", "step", "pipeline", "started", "seconds",
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS runs (file_time INTEGER, {", ".join(f"{c} PRIMARY KEY" if c == "id" else c for c in COLUMNS)}) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS seen (folder_time INTEGER);
+CREATE INDEX IF NOT EXISTS by_time ON runs (started DESC, id DESC);
+CREATE INDEX IF NOT EXISTS by_step ON runs (step, started DESC, id DESC);
+CREATE INDEX IF NOT EXISTS by_status ON runs (status, started DESC, id DESC);
 """
 _RACY_NS = 100_000_000  # a folder that changed within 0.1 s may change again without its time showing it
 
