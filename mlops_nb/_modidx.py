@@ -353,6 +353,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mlops_nb.store.Store.put': ('store.html#store.put', 'mlops_nb/store.py'),
                                 'mlops_nb.store.Store.read': ('store.html#store.read', 'mlops_nb/store.py'),
                                 'mlops_nb.store.Store.take': ('store.html#store.take', 'mlops_nb/store.py'),
+                                'mlops_nb.store._refusing': ('store.html#_refusing', 'mlops_nb/store.py'),
                                 'mlops_nb.store._swap': ('store.html#_swap', 'mlops_nb/store.py'),
                                 'mlops_nb.store._umask': ('store.html#_umask', 'mlops_nb/store.py'),
                                 'mlops_nb.store._with_sizes': ('store.html#_with_sizes', 'mlops_nb/store.py'),

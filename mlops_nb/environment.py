@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -84,8 +85,9 @@ def _ownership(memory: Path | None) -> tuple[dict[str, list[str]], dict[str, lis
         _known[state] = _recalled(memory, state) or _read_ownership()
         if memory is not None and memory.is_dir():
             beside = memory / f".packages-{os.getpid()}"
-            beside.write_text(json.dumps([state, *_known[state]]))
-            os.replace(beside, memory / "packages.json")
+            with suppress(OSError):  # a store that cannot be written remembers nothing
+                beside.write_text(json.dumps([state, *_known[state]]))
+                os.replace(beside, memory / "packages.json")
     return _known[state]
 
 

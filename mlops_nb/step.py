@@ -121,8 +121,8 @@ def _execute(
         "mlops_nb": __version__,
         "process": this_process(),
     })  # fmt: skip
-    folder.mkdir(parents=True)
     write_record(settings.store, record)
+    folder.mkdir(parents=True)
     with ThreadPoolExecutor(1) as pool:
         facts = pool.submit(_facts, settings, store, secrets, record)
         try:

@@ -36,9 +36,9 @@ def written_whole(
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, target)
+    except BadStore:
+        raise
     except OSError as error:
-        if isinstance(error, BadStore):
-            raise
         raise BadStore(f"cannot write {target}: {error.strerror or error}. Nothing was changed there.") from error
     finally:
         if beside is not None:
@@ -113,12 +113,13 @@ class Store:
         """
         if source.is_symlink():
             raise BadStore(f"{source} is a link; write the file or the folder itself.")
-        if not source.is_dir():
-            size = source.stat().st_size
-            return self._take_file(source), size
-        entries = [Entry(inside, self._take_file(file), size) for inside, file, size in _with_sizes(source)]
-        digest = self.put(write_manifest(entries))
-        shutil.rmtree(source)
+        with _refusing(f"cannot keep {source} in the store"):
+            if not source.is_dir():
+                size = source.stat().st_size
+                return self._take_file(source), size
+            entries = [Entry(inside, self._take_file(file), size) for inside, file, size in _with_sizes(source)]
+            digest = self.put(write_manifest(entries))
+            shutil.rmtree(source)
         return digest, sum(entry.size_bytes for entry in entries)
 
     def _take_file(self, source: Path) -> str:
@@ -196,8 +197,9 @@ class Store:
         foreign = target.is_file() and not self.has(self.digester.digest_file(target))
         kept = self.put(target.read_bytes()) if foreign else None
         manifest = self.entries(digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as beside:
+        with _refusing(f"cannot write {target}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with _refusing(f"cannot write {target}"), tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as beside:
             made = Path(beside, "made")
             if manifest is None:
                 copy_file(self.path(digest), made)
@@ -248,20 +250,36 @@ def one_at_a_time(
     lock: Path,  # a file to lock; made if it is not there, and left
     on_wait: Callable[[], None] = lambda: None,  # told when another process is inside
 ) -> Iterator[None]:
-    """Let one process after the other into the block. The lock ends with the process, however it ends. Windows: no lock."""
+    """Let one process after the other into the block. The lock ends with the process, however it ends.
+
+    Nobody waits on Windows, and where the lock cannot be made: in a store that is read-only nothing runs that could be run twice.
+    """
     try:
         import fcntl
-    except ImportError:
+
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = open(lock, "a")  # noqa: SIM115
+    except (ImportError, OSError):
         yield
         return
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "a") as file:
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             on_wait()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Raise `BadStore` with what cannot be done and why, where the system refuses it: no space, no permission, a file system that is read-only."""
+    try:
+        yield
+    except BadStore:
+        raise
+    except OSError as error:
+        raise BadStore(f"{what}: {error.strerror or error}.") from error
 
 
 def _swap(made: Path, target: Path, beside: Path) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_nb.digest import Digester, digest_bytes
@@ -18,6 +18,7 @@ NAMES = st.text("abcé .-_", min_size=1, max_size=8).map(str.strip).filter(lambd
 FOLDERS = st.dictionaries(st.lists(NAMES, min_size=1, max_size=3).map(tuple), st.binary(max_size=50), min_size=1, max_size=6)
 
 
+@settings(deadline=None)  # a disk has slow moments
 @given(FOLDERS)
 def test_a_folder_comes_back_as_it_was(tmp_path_factory, files):
     root = tmp_path_factory.mktemp("store")
