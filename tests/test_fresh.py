@@ -221,6 +221,26 @@ def test_another_python(project, monkeypatch):
     assert "3.99" in read_status(root=project)[0].reasons[0]
 
 
+def test_another_python_indeed(project, tmp_path):
+    """Looked at with the tool in another Python, every step is stale and says so; looked at with this one again, every step is fresh."""
+    here = "{}.{}".format(*sys.version_info)
+    others = [f"3.{minor}" for minor in (12, 13, 14, 11) if f"3.{minor}" != here]
+    pythons = {name: [shutil.which(f"python{name}"), *Path.home().glob(f".pyenv/versions/{name}.*/bin/python")] for name in others}
+    usable = [(name, path) for name, paths in pythons.items() for path in paths if path and not subprocess.run([path, "-c", "import venv"], capture_output=True).returncode]
+    if not usable:
+        pytest.skip(f"NOT TESTED: another Python minor version; neither the PATH nor pyenv has one of {', '.join(others)}")
+    other, path = usable[0]
+    subprocess.run([path, "-m", "venv", tmp_path / "venv"], check=True)
+    python, tool = tmp_path / "venv/bin/python", Path(mlops_nb.environment.__file__).parents[1]
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", tool / "constraints.txt"]
+    subprocess.run([*install, "typer", "pydantic", "psutil", "packaging", "ipykernel"], check=True)  # what looking needs; running needs more
+    variables = {**os.environ, "PYTHONPATH": str(tool)}
+    done = subprocess.run([python, "-m", "mlops_nb", "status", "--json"], cwd=project, env=variables, capture_output=True, text=True)
+    [ingest, *after] = json.loads(done.stdout)
+    assert ingest["status"] == "stale" and f"python {here} → {other}" in ingest["reasons"], done
+    assert {one["status"] for one in after} == {"stale"} and executed(project) == []
+
+
 def test_a_secret_that_is_rotated(tmp_path, monkeypatch):
     (tmp_path / "settings.ini").touch()
     path = write_notebook(tmp_path / "t.ipynb", "1", parameters='token = Secret("ARCHIVE_TOKEN")')
