@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MlopsError', 'BadSettings', 'BadNotebook', 'BadContract', 'UnknownParameter', 'BadArgument', 'BadPipeline',
-           'BadImage', 'RunError', 'CellFailed', 'RunTimedOut', 'RunKilled', 'RunInterrupted', 'UnknownRun', 'BadStore',
-           'BadValue', 'did_you_mean', 'listed', 'refused']
+           'BadPublication', 'BadRevision', 'BadImage', 'RunError', 'CellFailed', 'RunTimedOut', 'RunKilled',
+           'RunInterrupted', 'UnknownRun', 'BadStore', 'BadValue', 'did_you_mean', 'listed', 'refused']
 
 # %% ../nbs/00_errors.ipynb #00-errors-02
 from collections.abc import Iterable, Iterator
@@ -40,6 +40,15 @@ class BadArgument(MlopsError, ValueError):
 
 class BadPipeline(MlopsError, ValueError):
     """The templates of a pipeline do not form a graph: two writers, a cycle, an input that nobody writes."""
+
+
+class BadPublication(MlopsError, ValueError):
+    """A pipeline cannot be published: a step is not fresh, or nobody else could check what it was made from."""
+
+
+class BadRevision(MlopsError, LookupError):
+    """Git does not know a revision, or does not have the history that is needed."""
+
 
 class BadImage(MlopsError, ValueError):
     """The lock and the files of the image do not agree."""

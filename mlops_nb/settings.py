@@ -35,11 +35,18 @@ class Settings:
     pipelines: Path  # the folder with one folder of templates a pipeline
     default_pipeline: str | None  # what `mlops-nb run` runs; None: the only one there is
     store: Path  # runs, their notebooks and their outputs
+    results: Path  # the folder with one folder of published results a pipeline
+    publish: dict[str, int]  # the most bytes of one output, of one picture and of a notebook's outputs together, by these names
+    locks: tuple[str, ...]  # files, as patterns under the root, that say which packages are installed
 
 # %% ../nbs/01_settings.ipynb #01-settings-09
 OPTIONS = {
     "pipelines": {"folder": "nbs/pipelines", "default": None},
     "store": {"path": "runs"},
+    "publish": {
+        "folder": "results", "output_kb": "50", "picture_kb": "100", "notebook_kb": "500",
+        "locks": "constraints*.txt requirements*.txt pyproject.toml environment.y*ml *.lock pixi.toml .python-version",
+    },
 }
 
 # %% ../nbs/01_settings.ipynb #01-settings-10
@@ -68,7 +75,16 @@ def _read(root: Path, version: tuple | None) -> Settings:
         pipelines=root / option("pipelines", "folder"),
         default_pipeline=option("pipelines", "default"),
         store=root / option("store", "path"),
+        results=root / option("publish", "folder"),
+        publish={name: _whole("publish", f"{name}_kb", option("publish", f"{name}_kb")) * 1000 for name in ("output", "picture", "notebook")},
+        locks=tuple(option("publish", "locks").split()),
     )
+
+
+def _whole(section: str, name: str, text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise BadSettings(f"settings.ini sets {name} = {text} in [{section}]; it is a whole number above 0.")
+    return int(text)
 
 # %% ../nbs/01_settings.ipynb #01-settings-11
 def _parse(file: Path) -> dict[str, dict[str, str]]:

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 # Each is known to one module, so that one notebook is rewritten when the tool changes or dies.
 TOOLS = {
     "IPython": "result",
+    "PIL": "condense",
     "annotated_types": "template",
     "jupyter_client": "kernel",
     "jupyter_core": "kernel",
