@@ -73,14 +73,14 @@ def _reworded(value: Any, reword: Callable[[str], str], kind: str = "") -> Any:
         return {name: _reworded(item, reword, name) for name, item in value.items()}
     if isinstance(value, list):
         if kind != "traceback" and all(isinstance(item, str) for item in value):  # the lines of one text
-            return reword("".join(value)).splitlines(keepends=True) if kind not in PICTURES else value
+            return _lines(reword("".join(value))) if kind not in PICTURES else value
         return [_reworded(item, reword) for item in value]
     return value
 
 
 def _kept(output: dict, cell: int, limits: Limits, left: list[LeftOut]) -> dict | None:
     if output["output_type"] == "stream":
-        return {**output, "text": _shortened(_text(output["text"]), output.get("name", "text"), cell, limits, left)}
+        return {**output, "text": _lines(_shortened(_text(output["text"]), output.get("name", "text"), cell, limits, left))}
     if output["output_type"] == "error":
         if len(dump(output)) <= limits.output:
             return output
@@ -104,7 +104,7 @@ def _kept(output: dict, cell: int, limits: Limits, left: list[LeftOut]) -> dict 
             name = f"result {data[kind].get('name')}" if kind == SCRAP and isinstance(data[kind], dict) else kind
             lines.append(str(_note(left, cell, name, _bytes(kind, data.pop(kind)))))
     if lines:
-        data["text/plain"] = "\n".join([*filter(None, [_text(data.get("text/plain", ""))]), *lines])
+        data["text/plain"] = _lines("\n".join([*filter(None, [_text(data.get("text/plain", ""))]), *lines]))
     return {**output, "data": data} if data else None
 
 # %% ../nbs/28_condense.ipynb #28-condense-08
@@ -134,7 +134,7 @@ def _fit(cells: list[dict], limits: Limits, left: list[LeftOut]) -> None:
         if total <= limits.notebook or size < 1000:
             return
         line = str(_note(left, number, kind, _bytes(kind, output["data"].pop(kind))))
-        output["data"]["text/plain"] = "\n".join(filter(None, [_text(output["data"].get("text/plain", "")), line]))
+        output["data"]["text/plain"] = _lines("\n".join(filter(None, [_text(output["data"].get("text/plain", "")), line])))
         total -= size - len(line)
 
 
@@ -151,6 +151,11 @@ def _bytes(kind: str, content: Any) -> bytes:
 
 def _text(content: Any) -> str:
     return content if isinstance(content, str) else "".join(map(str, content))
+
+
+def _lines(text: str) -> list[str]:
+    """Return a text as notebooks keep it, so that git shows what changed line by line."""
+    return text.splitlines(keepends=True)
 
 
 def _size(content: Any) -> int:

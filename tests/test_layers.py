@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[1]
 # Each is known to one module, so that one notebook is rewritten when the tool changes or dies.
 TOOLS = {
     "IPython": "result",
-    "PIL": "condense",
     "annotated_types": "template",
     "jupyter_client": "kernel",
     "jupyter_core": "kernel",
@@ -29,7 +28,7 @@ TOOLS = {
     "rich": "terminal",
     "typer": ("running", "asking", "checking", "proving", "keeping", "cli"),  # a command declares its own options
 }
-ANYWHERE = {"pandas", "psutil"}  # used as the standard library is
+ANYWHERE = {"PIL", "pandas", "psutil"}  # used as the standard library is
 NOWHERE = {"fastcore", "nbdev"}  # they write the package; it does not need them
 
 
