@@ -118,8 +118,10 @@ def _shortened(text: str, what: str, cell: int, limits: Limits, left: list[LeftO
     """Return the beginning and the end of a text that is too long, each a quarter of what may be."""
     if len(text.encode()) <= limits.output:
         return text
-    part = limits.output // 8  # a character takes up to four bytes; nearly all take one
-    return f"{text[:part]}\n{_note(left, cell, what, text.encode())}\n{text[-part:]}"
+    part = limits.output // 4
+    start, end = text[:part], text[-part:]
+    start, end = start[: start.rfind("\n") + 1] or f"{start}\n", end[end.find("\n") + 1 :] or end
+    return f"{start}{_note(left, cell, what, text.encode())}\n{end}"
 
 
 def _fit(cells: list[dict], limits: Limits, left: list[LeftOut]) -> None:

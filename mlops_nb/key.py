@@ -50,9 +50,10 @@ def make_key(
     *,
     memory: Path | None = None,  # a folder to remember in what is slow to find out
     kernel: str | None = None,  # the kernel that was asked for, where the template's own was not taken
+    home: Path | None = None,  # where the project's packages are installed from, if `root` is a copy of that
 ) -> Key:
     """Return the key that a run of `template` would have now."""
-    reach = read_reach(template, root)
+    reach = read_reach(template, root, home)
     reads = {parameter.name for parameter in template.parameters if parameter.role == "Input"}
     name = kernel or template.kernel or "python3"
     parts = {

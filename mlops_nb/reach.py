@@ -202,9 +202,10 @@ class Reach:
 def read_reach(
     template: Template,
     root: Path,  # the project
+    home: Path | None = None,  # where its packages are installed from, if `root` is a copy of that
 ) -> Reach:
     """Return the reach of a template: from its cells through imports to every definition of the project that they can run."""
-    walk = _Walk(root, [template.path.parent, root])
+    walk = _Walk(root, [template.path.parent, root], home or root)
     walk.cells(template)
     walk.follow()
     return Reach(dict(sorted(walk.code.items())), tuple(sorted(walk.packages)), tuple(sorted(walk.unseen)))
@@ -213,8 +214,8 @@ def read_reach(
 class _Walk:
     """A walk from definition to definition; each is visited once."""
 
-    def __init__(self, root: Path, folders: list[Path]):
-        self.root, self.folders = root, folders
+    def __init__(self, root: Path, folders: list[Path], home: Path):
+        self.root, self.folders, self.home = root, folders, home
         self.code: dict[str, str] = {}
         self.packages: set[str] = set()
         self.unseen: set[str] = set()
@@ -291,7 +292,8 @@ class _Walk:
     def find(self, name: str) -> Module | None:
         """Return the local module of that name; None for one that is not local."""
         parts = name.split(".")
-        for folder in [*self.folders, *filter(None, [_imported_from(parts[0], self.root)])]:
+        installed = _imported_from(parts[0], self.home)
+        for folder in [*self.folders, *([self.root / installed.relative_to(self.home)] if installed else [])]:
             base = folder.joinpath(*parts)
             for file, is_package in ((base / "__init__.py", True), (base.with_name(base.name + ".py"), False)):
                 if file.is_file() and not _installed(file):
