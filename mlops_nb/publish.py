@@ -160,7 +160,7 @@ def publish(
             else:
                 made[name] = _made(run, step, graph, settings)
         names = {step.template.path.stem for step in graph.steps}
-        removed = sorted(set(before) - names)
+        removed = sorted(name for name, one in before.items() if name not in names and one.is_stamped)
         _replace(folder, {f"{name}{ending}": text for name, pair in made.items() for ending, text in zip((".ipynb", ".json"), pair, strict=True)}, removed)
     revision = load(next(iter(made.values()))[1])["revision"] if made else {"commit": None, "changed": []}
     size_bytes = sum((folder / f"{name}{ending}").stat().st_size for name in names for ending in (".ipynb", ".json"))
@@ -219,14 +219,19 @@ class Published:
     notebook: dict  # the same
     faults: tuple[tuple[str, str], ...]  # what shows that it is not what was published: a code, and a sentence
 
+    @property
+    def is_stamped(self) -> bool:
+        """Whether it came here by being published, as far as it says itself."""
+        return "stamp" in self.record or "mlops_nb" in (self.notebook.get("metadata") or {})
+
 
 def read_folder(
     folder: Path,  # results/<pipeline>
 ) -> dict[str, Published]:
-    """Return what is published in a folder, by name. A notebook that nothing says of that it was published is no result."""
-    names = {path.stem for path in folder.glob("*.ipynb")} | {path.stem for path in folder.glob("*.json")}
-    found = {name: read_published(folder, name) for name in sorted(names)}
-    return {name: one for name, one in found.items() if one.notebook or one.faults or "stamp" in one.record}
+    """Return what is published in a folder, by name: every notebook, whoever put it there, and every record."""
+    notebooks, records = ({path.stem for path in folder.glob(f"*{ending}")} for ending in (".ipynb", ".json"))
+    found = {name: read_published(folder, name) for name in sorted(notebooks | records)}
+    return {name: one for name, one in found.items() if name in notebooks or one.is_stamped}
 
 
 def read_published(

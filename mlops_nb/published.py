@@ -21,7 +21,7 @@ from .files import File
 from .graph import Graph, Step, read_graph
 from .key import VERSION, why
 from .plain import dump
-from .publish import Published, read_folder
+from .publish import Published, notebook_digest, read_folder, stamp_of
 from .reach import read_reach
 from .revision import lay_out_tree, merge_base, tracked_files
 from .settings import Settings, read_settings
@@ -164,15 +164,22 @@ class _Look:
                 self.find("unpublished", step.template.path.stem, f"{step.name} has no published result, and other steps of the pipeline have", self.again)
             elif self.step(step, one, graph, given[step.name], good):
                 good[step.name] = one
-        for left in published:
-            self.find("orphan", left, f"the pipeline {name!r} has no step {left!r} any more", f"mlops-nb publish {name} deletes it")
+        for left, one in published.items():
+            if one.is_stamped:
+                self.find("orphan", left, f"the pipeline {name!r} has no step {left!r} any more", f"mlops-nb publish {name} deletes it")
+            else:
+                self.trust(one)
+
+    def trust(self, one: Published) -> bool:
+        """Note in what the two files of a result do not agree; return whether they do."""
+        for code, message in one.faults:
+            self.find(code, one.name, message, f"restore both files from git, or {self.again}", message, stamp_of(one.record), notebook_digest(one.notebook))
+        return not one.faults
 
     def step(self, step: Step, one: Published, graph: Graph, given: dict, good: Mapping[str, Published]) -> bool:
         """Look at one result; return whether it holds."""
         before = len(self.findings)
-        for code, message in one.faults:
-            self.find(code, one.name, message, f"restore both files from git, or publish again: {self.again}", message, one.record.get("stamp"))
-        if one.faults:
+        if not self.trust(one):
             return False
         try:
             checked = check_arguments(step.template, given)
