@@ -24,7 +24,7 @@ class Limits:
     """The most bytes, in the notebook's file."""
 
     output: int = 50_000  # of one text, table or result
-    picture: int = 100_000  # of one picture
+    picture: int = 60_000  # of one picture
     notebook: int = 500_000  # of all outputs of a notebook together
 
 

@@ -68,13 +68,14 @@ def key_now(
     inputs: Mapping[str, File],
     settings: Settings,
     kernel: str | None,  # the one that was asked for, if any
+    home: Path | None = None,  # where the project's packages are installed from, if its root is a copy of that
 ) -> Key | None:
     """Return the key that a run would have now; None for a notebook that declares nothing, and for another language than Python."""
     if template.language != "python" or not any("parameters" in cell.tags for cell in template.cells):
         return None
     digests = {name: file.digest for name, file in inputs.items()}
     set_secrets = {variable: value for variable, value in secrets_of(template, must=False).items() if len(value) >= SHORTEST_SECRET}
-    return make_key(template, Mask(set_secrets)(all_arguments(template, checked)), digests, settings.root, memory=settings.store, kernel=kernel)
+    return make_key(template, Mask(set_secrets)(all_arguments(template, checked)), digests, settings.root, memory=settings.store, kernel=kernel, home=home)
 
 # %% ../nbs/32_hit.ipynb #32-hit-09
 def find_hit(

@@ -22,6 +22,7 @@ from .digest import digest_bytes
 from .errors import BadPublication
 from .execute import Mask
 from .graph import Graph, Step
+from .hit import secrets_of_project
 from .key import VERSION, key_of
 from .pipeline import checked_graph
 from .plain import dump, load
@@ -30,7 +31,6 @@ from .result import read_results
 from .revision import tracked_files
 from .settings import Settings, read_settings
 from .status import read_status
-from .step import secrets_of_project
 from .store import Store, one_at_a_time, write_whole
 
 # %% ../nbs/36_publish.ipynb #36-publish-05

@@ -19,13 +19,13 @@ from .environment import reached_packages
 from .errors import BadPublication, BadStore, MlopsError, did_you_mean, listed
 from .files import File
 from .graph import Graph, Step, read_graph
+from .hit import key_now
 from .key import VERSION, why
 from .plain import dump
 from .publish import Published, notebook_digest, read_folder, stamp_of
 from .reach import read_reach
 from .revision import lay_out_tree, merge_base, tracked_files
-from .settings import Settings, read_settings
-from .step import key_now, under
+from .settings import Settings, read_settings, under
 from .template import check_arguments
 
 # %% ../nbs/38_published.ipynb #38-published-05
