@@ -44,7 +44,7 @@ OPTIONS = {
     "pipelines": {"folder": "nbs/pipelines", "default": None},
     "store": {"path": "runs"},
     "publish": {
-        "folder": "results", "output_kb": "50", "picture_kb": "60", "notebook_kb": "500",
+        "folder": "results", "output_kb": "50", "picture_kb": "100", "notebook_kb": "500",
         "locks": "constraints*.txt requirements*.txt pyproject.toml environment.y*ml *.lock pixi.toml .python-version",
     },
 }
