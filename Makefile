@@ -18,7 +18,7 @@ write_binder = .venv/bin/python -c 'from mlops_nb.image import write_binder; wri
 # A link in the notebook starts at nbs/, and one in README.md at the root.
 write_readme = .venv/bin/jupyter nbconvert --log-level WARN --to markdown --stdout nbs/index.ipynb | sed -E 's!(\]\(|src=")\.\./!\1!g' > README.md
 
-.PHONY: help run test lab bench lock generate binder readme check-generated clean
+.PHONY: help run publish test lab bench lock generate binder readme check-generated clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -27,6 +27,10 @@ help:  ## list these targets
 run: .venv/.installed  ## run the worked study and print its results
 	@.venv/bin/mlops-nb run
 	@.venv/bin/mlops-nb results
+
+publish: .venv/.installed  ## run what is stale of the worked study and publish its results, to be committed
+	@.venv/bin/mlops-nb run
+	@.venv/bin/mlops-nb publish
 
 lab: .venv/.installed  ## open JupyterLab at the templates
 	.venv/bin/jupyter lab --LabApp.default_url=/lab/tree/nbs/pipelines

@@ -253,12 +253,12 @@ def _read(file: Path, faults: list[tuple[str, str]]) -> dict:
         found = load(text) if file.suffix == ".json" else json.loads(text)
         if isinstance(found, dict) and ("stamp" in found or "cells" in found):
             return found
-        faults.append(("no-run", f"{file.name} is not a {other} that was published"))
+        faults.append(("NB705", f"{file.name} is not a {other} that was published"))
     except FileNotFoundError:
-        faults.append(("no-run", f"there is no {other} beside it, {file.name}" + (", so nobody can say what it was made from" if other == "record" else "")))
+        faults.append(("NB705", f"there is no {other} beside it, {file.name}" + (", so nobody can say what it was made from" if other == "record" else "")))
     except (ValueError, OSError):
         conflict = "holds the conflict markers of a merge" if "<<<<<<< " in text else "is not JSON that can be read"
-        faults.append(("edited", f"{file.name} {conflict}"))
+        faults.append(("NB706", f"{file.name} {conflict}"))
     return {}
 
 # %% ../nbs/36_publish.ipynb #36-publish-12
@@ -268,25 +268,25 @@ _RUN = re.compile(r"\d{8}T\d{6}-.+-[0-9a-f]{8}")
 def _disagreements(record: dict, notebook: dict) -> list[tuple[str, str]]:
     """Return what the two say that cannot both be true of one run."""
     if record.get("format") != FORMAT:
-        return [("format", f"it was published by another version of mlops_nb (format {record.get('format')}, and this one reads {FORMAT})")]
+        return [("NB707", f"it was published by another version of mlops_nb (format {record.get('format')}, and this one reads {FORMAT})")]
     try:
         key, mark = record["key"], (notebook.get("metadata") or {}).get("mlops_nb")
         if not _RUN.fullmatch(str(record["id"])) or record["status"] != "succeeded" or not record["notebook"]:
-            return [("no-run", "its stamp names no run that succeeded, so nobody can say what it was made from")]
+            return [("NB705", "its stamp names no run that succeeded, so nobody can say what it was made from")]
         faults = []
         if key["version"] == VERSION and key_of(key["parts"]) != key["digest"]:
-            faults.append(("edited", f"its key {key['digest'][:12]}… is not the one of the parts that it names"))
+            faults.append(("NB706", f"its key {key['digest'][:12]}… is not the one of the parts that it names"))
         if mark != {"run": record["id"], "key": key["digest"]}:
-            faults.append(("edited", "the notebook does not carry the run and the key of the record"))
-        faults.extend(("edited", text) for text in _other_results(record["results"], read_results(notebook)))
+            faults.append(("NB706", "the notebook does not carry the run and the key of the record"))
+        faults.extend(("NB706", text) for text in _other_results(record["results"], read_results(notebook)))
         if record["published"]["notebook"] != notebook_digest(notebook):
-            faults.append(("edited", "the notebook was edited after it was published"))
+            faults.append(("NB706", "the notebook was edited after it was published"))
         inputs = {name: file["digest"] for name, file in record["inputs"].items()}
         if record["stamp"] != stamp_of(record) or inputs != key["parts"]["inputs"]:
-            faults.append(("edited", "the record was edited after it was published"))
+            faults.append(("NB706", "the record was edited after it was published"))
         return faults
     except (LookupError, TypeError, AttributeError) as error:
-        return [("no-run", f"its record is not whole ({type(error).__name__}: {error}), so nobody can say what it was made from")]
+        return [("NB705", f"its record is not whole ({type(error).__name__}: {error}), so nobody can say what it was made from")]
 
 
 def _other_results(recorded: dict, shown: dict) -> list[str]:

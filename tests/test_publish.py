@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from making import all_bytes, write_notebook
+from making import all_bytes, command, write_notebook
 
 from mlops_nb.errors import BadPublication, BadRevision
 from mlops_nb.pipeline import run_pipeline
@@ -118,8 +118,8 @@ def found(root: Path, **options) -> dict[str, list[str]]:
     """Return the messages by name of the published notebook."""
     by_name: dict[str, list[str]] = {}
     for one in check_published(root=root, **options).findings:
-        assert one.remedy and one.path.startswith("results/stars/")
-        by_name.setdefault(Path(one.path).stem, []).append(f"{one.code}: {one.message}")
+        assert one.remedy and one.path.parent == root / "results" / "stars"
+        by_name.setdefault(one.path.stem, []).append(f"{one.code}: {one.message}")
     return by_name
 
 
@@ -128,8 +128,8 @@ def test_a_fresh_clone_passes_without_store_and_data(clone):
     checked = check_published(root=clone)
     assert checked.findings == () and len(checked.results) == 3
     assert checked.notes == ("data/huge.csv, which ingest reads, is not here, so its content was not compared",)
-    assert found(clone, data=True) == {"10_ingest": ["no-data: it reads data/huge.csv, which is not here, so its content could not be compared"],
-                                       **{name: [f"upstream: it reads {path}, which {step} writes, and what is published of {step} does not hold"]
+    assert found(clone, data=True) == {"10_ingest": ["NB708: it reads data/huge.csv, which is not here, so its content could not be compared"],
+                                       **{name: [f"NB702: it reads {path}, which {step} writes, and what is published of {step} does not hold"]
                                           for name, path, step in (("20_fold", "data/stars.csv", "ingest"), ("30_score", "models/m/weights", "fold"))}}  # fmt: skip
     assert not (clone / "runs").exists() and git(clone, "status", "--porcelain") == "", "a look writes nothing"
 
@@ -141,7 +141,7 @@ def template(root: Path, change, name: str = "20_fold") -> None:
     path.write_text(json.dumps(notebook))
 
 
-UPSTREAM = ["upstream: it reads models/m/weights, which fold writes, and what is published of fold does not hold"]
+UPSTREAM = ["NB702: it reads models/m/weights, which fold writes, and what is published of fold does not hold"]
 EDITS = {
     "prose": (lambda r: template(r, lambda cells: cells.insert(0, {"cell_type": "markdown", "metadata": {}, "source": "# More"})), None),
     "outputs in the template": (lambda r: template(r, lambda cells: cells[2].update(outputs=[{"output_type": "stream", "name": "stdout", "text": "x"}])), None),
@@ -165,7 +165,7 @@ def test_an_edit_is_named_where_it_counts(clone, case):
     if expected is None:
         assert messages == {}
     else:
-        assert any(message.startswith(f"stale: {expected}") for message in messages["20_fold"]) and messages["30_score"] == UPSTREAM
+        assert any(message.startswith(f"NB701: {expected}") for message in messages["20_fold"]) and messages["30_score"] == UPSTREAM
         assert set(messages) == {"20_fold", "30_score"}
 
 
@@ -173,20 +173,20 @@ def test_an_input_that_git_has(clone):
     """One byte is named by both digests; a file that is gone is no data that is merely elsewhere."""
     (clone / "raw.csv").write_text("3.1\n")
     [message] = found(clone)["10_ingest"]
-    assert re.fullmatch(r"stale: input raw changed \([0-9a-f]{8}… → [0-9a-f]{8}…\)", message)
+    assert re.fullmatch(r"NB701: input raw changed \([0-9a-f]{8}… → [0-9a-f]{8}…\)", message)
     (clone / "raw.csv").unlink()
-    assert found(clone)["10_ingest"] == ["stale: input raw is gone: there is no raw.csv"]
+    assert found(clone)["10_ingest"] == ["NB701: input raw is gone: there is no raw.csv"]
 
 
 def test_an_input_that_git_does_not_have_is_compared_where_it_lies(project):
     assert found(project, data=True) == {}
     (project / "data" / "huge.csv").write_text("2\n")
-    assert found(project)["10_ingest"][0].startswith("stale: input huge changed")
+    assert found(project)["10_ingest"][0].startswith("NB701: input huge changed")
 
 
 def test_a_package_of_another_version(clone, version):
     version("2.0")
-    assert found(clone) == {"20_fold": ["stale: pulsar 1.0 → 2.0"], "30_score": UPSTREAM}
+    assert found(clone) == {"20_fold": ["NB701: pulsar 1.0 → 2.0"], "30_score": UPSTREAM}
     version("1.0+cpu")
     checked = check_published(root=clone)
     assert checked.findings == () and "pulsar 1.0" in checked.notes[-1], "another build is said, and does not count"
@@ -194,18 +194,18 @@ def test_a_package_of_another_version(clone, version):
 
 def test_a_package_that_is_not_installed(clone, version, monkeypatch):
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if not folder.endswith("site-packages") or Path(folder).is_relative_to(sys.prefix)])
-    assert found(clone)["20_fold"] == ["stale: 'pulsar' cannot be imported here"]
+    assert found(clone)["20_fold"] == ["NB701: 'pulsar' cannot be imported here"]
 
 
 def test_steps_that_come_and_go(clone):
     shutil.copy(clone / FOLDER / "30_score.ipynb", clone / FOLDER / "40_again.ipynb")
     (clone / FOLDER / "30_score.ipynb").unlink()
     assert found(clone) == {
-        "30_score": ["orphan: the pipeline 'stars' has no step '30_score' any more"],
-        "40_again": ["unpublished: again has no published result, and other steps of the pipeline have"],
+        "30_score": ["NB704: the pipeline 'stars' has no step '30_score' any more"],
+        "40_again": ["NB703: again has no published result, and other steps of the pipeline have"],
     }
     shutil.rmtree(clone / FOLDER)
-    assert [message.partition(":")[0] for messages in found(clone).values() for message in messages] == ["orphan"] * 3
+    assert [message.partition(":")[0] for messages in found(clone).values() for message in messages] == ["NB704"] * 3
 
 
 # By hand: each is an edit of the published notebook (.ipynb) or record (.json) of the last step.
@@ -249,15 +249,15 @@ def test_what_was_edited_by_hand_is_refused(clone, case):
     path.write_text(change(text))
     messages = found(clone)
     assert list(messages) == ["30_score"] and any(expected in message for message in messages["30_score"]), messages
-    assert all(message.startswith(("edited", "no-run", "format")) for message in messages["30_score"])
+    assert all(message.startswith(("NB705", "NB706", "NB707")) for message in messages["30_score"])
 
 
 def test_one_file_without_the_other(clone):
     (clone / "results/stars/30_score.json").unlink()
     (clone / "results/stars/20_fold.ipynb").unlink()
     messages = found(clone)
-    assert messages["30_score"] == ["no-run: there is no record beside it, 30_score.json, so nobody can say what it was made from"]
-    assert messages["20_fold"] == ["no-run: there is no notebook beside it, 20_fold.ipynb"]
+    assert messages["30_score"] == ["NB705: there is no record beside it, 30_score.json, so nobody can say what it was made from"]
+    assert messages["20_fold"] == ["NB705: there is no notebook beside it, 20_fold.ipynb"]
 
 
 def test_formatting_of_the_files_does_not_count(clone):
@@ -281,10 +281,10 @@ def test_a_branch_that_touches_nothing_passes_though_main_is_stale(clone):
     (clone / "notes.md").write_text("x")
     commit(clone, "Notes")
     checked = check_published(root=clone, since="main")
-    assert checked.findings == () and [one.code for one in checked.excused] == ["stale", "upstream"]
+    assert checked.findings == () and [one.code for one in checked.excused] == ["NB701", "NB702"]
     assert len(check_published(root=clone).findings) == 2, "without --since it is said"
     change_function(clone, "0.95")
-    assert found(clone, since="main") == {"20_fold": ["stale: nbs/pipelines/stars/phase.py: function fold changed"]}, "and what it adds is its own"
+    assert found(clone, since="main") == {"20_fold": ["NB701: nbs/pipelines/stars/phase.py: function fold changed"]}, "and what it adds is its own"
 
 
 def test_merges(clone):
@@ -319,7 +319,7 @@ def test_a_package_counts_against_the_branch_that_changes_the_lock(clone, versio
     edit(clone / "constraints.txt", "other==1", "other==2")
     assert found(clone, since="main") == {}, "another package"
     edit(clone / "constraints.txt", "pulsar==1.0", "Pulsar==2.0")
-    assert found(clone, since="main")["20_fold"] == ["stale: pulsar 1.0 → 2.0"]
+    assert found(clone, since="main")["20_fold"] == ["NB701: pulsar 1.0 → 2.0"]
 
 
 def test_a_number_edited_on_main_is_not_the_branch_s(clone):
@@ -348,9 +348,9 @@ def test_a_project_that_is_a_folder_of_its_repository_with_a_package_installed_f
     edit(root / "src" / "phase.py", "0.85", "0.9")
     commit(root, "Stale")
     git(root, "checkout", "-qb", "work")
-    assert found(root) == {"20_fold": ["stale: src/phase.py: name PERIOD changed"]} and found(root, since="main") == {}
+    assert found(root) == {"20_fold": ["NB701: src/phase.py: name PERIOD changed"]} and found(root, since="main") == {}
     edit(root / "src" / "phase.py", "t % PERIOD", "t // PERIOD")
-    assert found(root, since="main") == {"20_fold": ["stale: src/phase.py: function fold changed"]}
+    assert found(root, since="main") == {"20_fold": ["NB701: src/phase.py: function fold changed"]}
 
 
 def test_a_revision_that_cannot_be_reached(clone, made, tmp_path):
@@ -413,7 +413,7 @@ def test_a_step_that_is_gone_goes_and_what_others_put_there_stays(project):
     assert published.removed == ("30_score",) and published.unchanged == ("10_ingest", "20_fold")
     names = {path.name for path in (project / "results/stars").iterdir()}
     assert names == {"10_ingest.ipynb", "10_ingest.json", "20_fold.ipynb", "20_fold.json", "README.md", "notes.ipynb"}
-    assert found(project) == {"notes": ["no-run: there is no record beside it, notes.json, so nobody can say what it was made from"]}
+    assert found(project) == {"notes": ["NB705: there is no record beside it, notes.json, so nobody can say what it was made from"]}
 
 
 def test_what_was_edited_by_hand_is_published_again(project):
@@ -452,3 +452,15 @@ def test_uncommitted_changes_are_told(project):
     git(project, "checkout", "-q", "--orphan", "squashed")
     commit(project, "All of it")
     assert found(project) == {}, "commits do not count"
+
+
+def test_on_the_command_line(project):
+    """What was done, for people and for programs; a refusal is one sentence and exit code 2."""
+    (project / "results/stars/30_score.json").unlink()
+    done = command("publish", cwd=project)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("results/stars: 3 results, ")
+    assert done.stdout.splitlines()[1:5] == ["  written    30_score", "  unchanged  10_ingest", "  unchanged  20_fold", "They were made from uncommitted changes. Commit these together with the results:"]
+    done = json.loads(command("publish", "stars", "--json", cwd=project).stdout)
+    assert done["folder"] == "results/stars" and done["unchanged"] == list(STEPS)
+    refused = command("publish", "-p", "rate=0.1", cwd=project)
+    assert (refused.returncode, refused.stdout) == (2, "") and "fold is stale (argument rate changed (0.5 → 0.1))" in refused.stderr
