@@ -29,7 +29,7 @@ from .plain import dump, load
 from .record import Run
 from .result import read_results
 from .revision import tracked_files
-from .settings import Settings, read_settings
+from .settings import Settings, read_settings, under
 from .status import read_status
 from .store import Store, one_at_a_time, write_whole
 
@@ -54,6 +54,8 @@ def make_record(
                 f"{step.template.name} read {name} = {file['path']!r}, which lies outside the project, so nobody else could check it. Put it under the project, and run again."
             )
     revision = record.get("revision") or {}
+    results = under(read_settings(graph.root).results, graph.root)
+    changed = [path for path in revision.get("changed", []) if not path.startswith(f"{results}/")]  # what was published before made nothing
     packages = load(store.read(record["environment"]["digest"]))
     packages.get("platform", {}).pop("release", None)
     published = {
@@ -63,7 +65,7 @@ def make_record(
         "inputs": {name: {**file, **_origin(file["path"], graph)} for name, file in record["inputs"].items()},
         "outputs": {name: {**file, **_insides(file, graph, store)} for name, file in record["outputs"].items()},
         "results": read_results(notebook),
-        "revision": {"commit": revision.get("commit"), "changed": revision.get("changed", [])[:MOST_CHANGED], "patch": revision.get("patch")},
+        "revision": {"commit": revision.get("commit"), "changed": changed[:MOST_CHANGED], "patch": revision.get("patch") if changed else None},
         "mlops_nb": record["mlops_nb"],
         "notebook": record["notebook"],
         "published": {"notebook": notebook_digest(notebook), "left_out": left_out},

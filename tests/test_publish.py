@@ -445,6 +445,7 @@ def test_an_input_from_outside_is_not_published(project, tmp_path):
 def test_uncommitted_changes_are_told(project):
     """Results are committed together with the code that made them: the key vouches for it, and publishing says what is not committed yet."""
     template(project, lambda cells: cells[2].update(source=cells[2]["source"] + "\nprint(1)"), "30_score")
+    edit(project / "results/stars/30_score.ipynb", "*** ", "*** very good ")
     assert run_pipeline(root=project).succeeded
     published = publish(root=project)
     assert published.written == ("30_score",) and published.uncommitted == ("nbs/pipelines/stars/30_score.ipynb",)
