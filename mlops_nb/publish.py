@@ -55,7 +55,7 @@ def make_record(
             )
     revision = record.get("revision") or {}
     results = under(read_settings(graph.root).results, graph.root)
-    changed = [path for path in revision.get("changed", []) if not path.startswith(f"{results}/")]  # what was published before made nothing
+    changed = [path for path in revision.get("changed", []) if f"/{results}/" not in f"/{path}"]  # what was published before made nothing
     packages = load(store.read(record["environment"]["digest"]))
     packages.get("platform", {}).pop("release", None)
     published = {
