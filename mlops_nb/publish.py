@@ -109,7 +109,7 @@ def _placeless(settings: Settings, id: str) -> Callable[[str], str]:
         (re.escape(str(settings.root)) + r"/", ""),
         (re.escape(str(settings.root)) + r"(?![\w.-])", "."),
         (r"(?<![\w.~-])/(?:home|Users)/[\w.-]+|(?<![\w.~-])/root(?=/)|\b[A-Za-z]:\\Users\\[^\\\s]+", "~"),
-        (r"(?<![\w.~-])/tmp/tmp\w+|(?<![\w.~-])/var/folders/[\w+/]+/T/tmp\w+", "/tmp/…"),
+        (r"(?<![\w.~-])/tmp/tmp\w+|(?<![\w.~-])/var/folders\b/[\w+/]+/T/tmp\w+", "/tmp/…"),
     ]
 
     def reword(text: str) -> str:
