@@ -35,11 +35,13 @@ class Settings:
     pipelines: Path  # the folder with one folder of templates a pipeline
     default_pipeline: str | None  # what `mlops-nb run` runs; None: the only one there is
     store: Path  # runs, their notebooks and their outputs
+    ignored_rules: tuple[str, ...]  # codes of rules that `mlops-nb check` passes over, or beginnings of codes
 
 # %% ../nbs/01_settings.ipynb #01-settings-09
 OPTIONS = {
     "pipelines": {"folder": "nbs/pipelines", "default": None},
     "store": {"path": "runs"},
+    "check": {"ignore": ""},
 }
 
 # %% ../nbs/01_settings.ipynb #01-settings-10
@@ -68,6 +70,7 @@ def _read(root: Path, version: tuple | None) -> Settings:
         pipelines=root / option("pipelines", "folder"),
         default_pipeline=option("pipelines", "default"),
         store=root / option("store", "path"),
+        ignored_rules=tuple(option("check", "ignore").replace(",", " ").split()),
     )
 
 # %% ../nbs/01_settings.ipynb #01-settings-11
