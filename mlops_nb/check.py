@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def _named_secrets(source: str) -> Iterator[tuple[int, str, str]]:
         return
     try:
         nodes = list(ast.walk(ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))))
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     for node in nodes:
         pairs: list[tuple[Any, Any]] = []
@@ -189,10 +190,11 @@ def _findings(template: Template, cells: list[Code], settings: Settings, execute
         yield from faults_of_order(template)
     if kind != "published" or not any(settings.pipelines.glob(f"*/{template.name}")):
         yield from _faults_of_syntax(template, cells)
-        yield from undefined_names(template, cells)
-        yield from foreign_paths(template, cells)
-        yield from missing_seeds(template, cells)
-        yield from undeclared_imports(template, cells, settings.root, settings.store)
+        for findings in (
+            undefined_names(template, cells), undeclared_imports(template, cells, settings.root, settings.store), foreign_paths(template, cells), missing_seeds(template, cells),
+        ):  # fmt: skip
+            with suppress(RecursionError):  # an expression too deep to be walked through, which a program wrote
+                yield from findings
     yield from leaked_secrets(template)
 
 
@@ -261,7 +263,7 @@ def fix(
 ) -> list[Path]:
     """Mend what can be mended, and return the notebooks that were rewritten. Raises `BadStore` where one cannot be written, and leaves it as it was."""
     paths = sorted({one.path for one in findings if one.code in FIXABLE})
-    for path in paths:
+    for path in (path.resolve() for path in paths):
         text = path.read_bytes().decode("utf-8-sig")
         marked = path.read_bytes().startswith(b"\xef\xbb\xbf")  # the mark that some editors of Windows put first
         mode = path.stat().st_mode

@@ -44,7 +44,7 @@ def read_code(
     if template.language != "python":
         return []
     cells = [cell for cell in template.cells if cell.kind == "code" and cell.source.strip()]
-    return [_code(number, cell.source, cell.tags) for number, cell in enumerate(cells, start=1)]
+    return [_code(number, re.sub("\r\n?", "\n", cell.source), cell.tags) for number, cell in enumerate(cells, start=1)]
 
 
 def _code(number: int, source: str, tags: tuple[str, ...]) -> Code:
@@ -54,9 +54,9 @@ def _code(number: int, source: str, tags: tuple[str, ...]) -> Code:
         return Code(number, source, "", tuple(magics) or (source,), None, expected=expected)
     try:
         tree = _parsed(python)
-    except (SyntaxError, ValueError) as error:
-        lenient = re.search(r"^\s*(?:[,;/]\w|>>> |In \[)", source, re.MULTILINE)  # forms of IPython that are seldom met
-        fault, line = ("", None) if lenient else (getattr(error, "msg", str(error)), getattr(error, "lineno", None))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        unknown = re.search(r"^\s*(?:[,;/]\w|>>> |In \[)", source, re.MULTILINE) or isinstance(error, (RecursionError, MemoryError))  # forms of IPython that are seldom met
+        fault, line = ("", None) if unknown else (getattr(error, "msg", str(error)), getattr(error, "lineno", None))
         return Code(number, source, python, tuple(magics), None, fault, line, expected)
     return Code(number, source, python, tuple(magics), tree, expected=expected)
 
@@ -274,7 +274,7 @@ def _spec(name: str):
         return None
 
 # %% ../nbs/25_lint.ipynb #25-lint-18
-_HOME = re.compile(r"/(?:home|Users)/[\w.-]+/|~/|[A-Za-z]:[\\/]\w|file:///|/(?:mnt|Volumes|gpfs|lustre|kaggle|dbfs|content/(?:g?drive|sample_data))/[\w.-]")
+_HOME = re.compile(r"/(?:home|Users)/[\w.-]+/|~/(?!\.)|[A-Za-z]:[\\/]\w|file:///|/(?:mnt|Volumes|gpfs|lustre|kaggle|dbfs|content/(?:g?drive|sample_data))/[\w.-]")
 _ABSOLUTE = re.compile(r"/(?!(?:dev|proc|sys|etc|bin|usr|lib|opt|tmp)/)[\w.@-]+(?:/[\w .@*{}-]+)+/?")
 _PATH_NAME = re.compile(r"(?i)(?:^|_)(?:dir|folder|file|filename|directory|(?:data|model|input|output|base|root)_?path)s?$")
 _FILES = re.compile(r"(?:read|write|load|scan)_\w+|to_(?:csv|parquet|json|pickle|feather|hdf|excel|netcdf|zarr)|open(?:_dataset|_zarr)?|Path|PurePath|load|loadtxt|genfromtxt|savetxt|savez?|fromfile|imread|imsave|imwrite|savefig|"
@@ -292,7 +292,7 @@ def foreign_paths(
             continue
         for text, node in _texts(cell.tree, "") if cell.tree is not None else ():
             yield _foreign_path(template, cell, node.lineno, text)
-        for number, line in enumerate(cell.source.splitlines(), start=1):
+        for number, line in enumerate(cell.source.split("\n"), start=1):
             shell = re.match(r"\s*[\w, ]*=?\s*([!%])(.*)", line)
             found = re.search(r"(?:^|[\s='\"])((?:/home/|/Users/)[^\s'\";|]+)", shell[2]) if shell and cell.tree is not None and cell.magics else None
             if found:
@@ -337,7 +337,8 @@ def _roles(node: ast.AST, role: str) -> Iterator[tuple[ast.AST, str]]:
     elif isinstance(node, ast.Call):
         called = written(node.func)
         name = called.rpartition(".")[2]
-        role = "file" if _FILES.fullmatch(name) or called == "os.path.join" else "talk" if _TALK.fullmatch(name) else ""
+        reads = _FILES.fullmatch(name) or called == "os.path.join"
+        role = ("" if role == "talk" else "file") if reads else "talk" if role == "talk" or _TALK.fullmatch(name) else ""
         yield node.func, ""
         yield from ((argument, role if index == 0 or role == "talk" else "") for index, argument in enumerate(node.args))
         yield from ((word.value, "file" if role == "file" or _PATH_NAME.search(word.arg or "") else role) for word in node.keywords)

@@ -25,14 +25,9 @@ TOOLS = {
     "packaging": "environment",
     "papermill": "execute",
     "pydantic": "template",
-<<<<<<< HEAD
+    "pyflakes": "lint",
     "rich": "terminal",
     "typer": ("running", "asking", "checking", "proving", "keeping", "cli"),  # a command declares its own options
-=======
-    "pyflakes": "lint",
-    "rich": "cli",
-    "typer": "cli",
->>>>>>> ff4b042 (Find in the file why a notebook does not give the same answer elsewhere)
 }
 ANYWHERE = {"pandas", "psutil"}  # used as the standard library is
 NOWHERE = {"fastcore", "nbdev"}  # they write the package; it does not need them
