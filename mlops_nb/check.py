@@ -66,7 +66,8 @@ def _outputs(cell: dict) -> list[dict]:
 
 
 def _count(cell: dict) -> int | None:
-    return cell.get("execution_count", cell.get("prompt_number"))
+    count = cell.get("execution_count", cell.get("prompt_number"))
+    return count if isinstance(count, int) else None
 
 # %% ../nbs/29_check.ipynb #29-check-08
 def faults_of_order(
@@ -141,7 +142,7 @@ def _shown_texts(output: dict) -> Iterator[str]:
     """Yield the texts of an output: what was printed, what is displayed as text, and errors."""
     data = output.get("data") or {}
     for value in (output.get("text"), output.get("evalue"), output.get("traceback"), *(data[kind] for kind in data if not kind.startswith(("image/", "audio/", "video/")))):
-        if isinstance(value, (dict, list)) and not all(isinstance(part, str) for part in value):
+        if not isinstance(value, (str, list, type(None))) or (isinstance(value, list) and not all(isinstance(part, str) for part in value)):
             value = json.dumps(value)
         yield value if isinstance(value, str) else "".join(value or ())
 

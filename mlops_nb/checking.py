@@ -8,7 +8,6 @@ __all__ = ['check']
 # %% ../nbs/84_checking.ipynb #84-checking-02
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +17,7 @@ from .terminal import print_json
 
 # %% ../nbs/84_checking.ipynb #84-checking-05
 def check(
-    paths: Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="Notebooks, and folders of notebooks. Default: the templates of the pipelines, and what is published under results/.")] = None,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="[PATH]...", help="Notebooks, and folders of notebooks. Default: the templates of the pipelines, and what is published under results/.")] = None,
     fix: Annotated[bool, typer.Option("--fix", help="Remove the outputs and execution counts of templates; nothing else in the files changes.")] = False,
     select: Annotated[list[str] | None, typer.Option("--select", metavar="CODES", help="Only these rules: codes or beginnings of codes, with commas between. Repeatable.")] = None,
     ignore: Annotated[list[str] | None, typer.Option("--ignore", metavar="CODES", help="All but these rules, besides those that settings.ini ignores. Repeatable.")] = None,

@@ -98,7 +98,7 @@ def _from_cfg(text: str) -> Iterator[str]:
 
 
 def _from_lines(text: str) -> Iterator[str]:
-    yield from (re.sub(r"^\w+(?:_requires)?\s*=\s*", "", line.strip()) for line in text.splitlines() if not re.match(r"\s*(?:#|-|\[|$)", line))
+    yield from (re.sub(r"^\w+\s*=(?!=)\s*", "", line.strip()) for line in text.splitlines() if not re.match(r"\s*(?:#|-|\[|$)", line))
 
 
 def _from_setup(text: str) -> Iterator[str]:

@@ -217,7 +217,7 @@ def split_magics(
     kept: list[str] = []
     magics: list[str] = []
     goes_on = False  # whether a line of magic ended with a backslash
-    for line in source.splitlines():
+    for line in re.split(r"\r\n?|\n", source):
         found = re.match(r"(\s*)([\w, .\[\]'\"]+=\s*)?([!%]{1,2}\S.*)$", line) or re.match(r"(\s*)()(\?{1,2}\S.*|[\w.]+\?{1,2}\s*)$", line)
         if goes_on:
             magics[-1] = f"{magics[-1][:-1].rstrip()} {line.strip()}"
@@ -242,7 +242,7 @@ def _after_magic(line: str) -> str:
 def _parses(source: str) -> bool:
     try:
         ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
 
