@@ -25,7 +25,7 @@ df.groupby("Sex")["Survived"].mean()
 import pandas as pd
 # %%
 df = pd.read_csv(r"C:\\Users\\grace\\Documents\\titanic.csv")
-df.to_csv("/Users/grace/Desktop/out.csv")
+df.to_csv("/Users/ada/Desktop/out.csv")
 # %%
 df["Age"].hist()
 plt.show()
@@ -315,7 +315,7 @@ windows_newline = "a:\\n"
         """
 import os, sys
 import numpy as np
-sys.path.append("/home/grace/project/src")
+sys.path.append("/home/ada/project/src")
 os.chdir(os.path.expanduser("~/project"))
 # %%
 DATA_DIR = "/srv/survey/2024"
@@ -323,8 +323,8 @@ images = np.load(f"/scratch/grace/{len(sys.argv)}.npy")
 table = dict(path="/mnt/nas/stars.csv")
 out = os.path.join("/group/astro", "out.npy")
 # %%
-%cd /home/grace/project
-!cp /home/grace/x.csv .
+%cd /home/ada/project
+!cp /home/ada/x.csv .
 """,
         {("NB301", 1, 3), ("NB301", 1, 4), ("NB301", 2, 1), ("NB301", 2, 2), ("NB301", 2, 3), ("NB301", 2, 4), ("NB301", 3, 1), ("NB301", 3, 2)},
     ),

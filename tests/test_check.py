@@ -118,7 +118,7 @@ def test_every_rule_is_shown_to_work():
 
 def test_a_published_notebook_with_a_template_is_checked_for_what_was_run(project):
     """Its code is the template's, where it is checked and where it would be mended."""
-    code = "open('/home/grace/x.csv')"
+    code = "open('/home/ada/x.csv')"
     write(project / TEMPLATE, GOOD, cell(code))
     published = write(project / RESULT, ran("seed: int = 0", 1), ran(code, 4))
     assert places(check_notebook(published)) == {("NB203", 2, None)}
