@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from . import asking, proving, running
+from . import asking, checking, proving, running
 from .errors import MlopsError, RunError, RunInterrupted
 
 # %% ../nbs/89_cli.ipynb #89-cli-05
@@ -31,7 +31,7 @@ app = typer.Typer(
 COMMANDS = (
     running.run, running.params,
     asking.graph, asking.status, asking.why, asking.runs, asking.show, asking.results,
-    proving.publish,
+    checking.check, proving.publish,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

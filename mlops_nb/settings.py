@@ -38,6 +38,7 @@ class Settings:
     results: Path  # the folder with one folder of published results a pipeline
     publish: dict[str, int]  # the most bytes of one output, of one picture and of a notebook's outputs together, by these names
     locks: tuple[str, ...]  # files, as patterns under the root, that say which packages are installed
+    ignored_rules: tuple[str, ...]  # codes of rules that `mlops-nb check` passes over, or beginnings of codes
 
 # %% ../nbs/01_settings.ipynb #01-settings-09
 OPTIONS = {
@@ -47,6 +48,7 @@ OPTIONS = {
         "folder": "results", "output_kb": "50", "picture_kb": "100", "notebook_kb": "500",
         "locks": "constraints*.txt requirements*.txt pyproject.toml environment.y*ml *.lock pixi.toml .python-version",
     },
+    "check": {"ignore": ""},
 }
 
 # %% ../nbs/01_settings.ipynb #01-settings-10
@@ -78,6 +80,7 @@ def _read(root: Path, version: tuple | None) -> Settings:
         results=root / option("publish", "folder"),
         publish={name: _whole("publish", f"{name}_kb", option("publish", f"{name}_kb")) * 1000 for name in ("output", "picture", "notebook")},
         locks=tuple(option("publish", "locks").split()),
+        ignored_rules=tuple(option("check", "ignore").replace(",", " ").split()),
     )
 
 

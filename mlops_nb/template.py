@@ -97,7 +97,12 @@ class Template:
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """The cells, in their order."""
-        return tuple(_cell(cell) for cell in _raw_cells(self.notebook))
+        return tuple(map(_cell, self.raw_cells))
+
+    @property
+    def raw_cells(self) -> list[dict]:
+        """The cells as they stand in the file, with their outputs."""
+        return _raw_cells(self.notebook)
 
     @property
     def language(self) -> str:
@@ -196,30 +201,36 @@ OTHER_LANGUAGES = "bash|sh|script|html|HTML|javascript|js|latex|markdown|svg|SVG
 def split_magics(
     source: str,  # of a cell
 ) -> tuple[str, list[str]]:
-    """Return the Python of a cell, in which each line of magic or shell is replaced, and those lines.
+    """Return the Python of a cell, in which each line of magic or shell is replaced, and those lines. Every line keeps its number.
 
     What stands behind `%time` and its kin is Python, and stays. The Python of a cell of another language is empty.
     """
     if source.lstrip().startswith("%%"):
+        above = source[: len(source) - len(source.lstrip())]
         first, _, rest = source.lstrip().partition("\n")
         if re.match(rf"%%(?:{OTHER_LANGUAGES})\b", first):
             return "", [source.strip()]
-        return f"{_after_magic(first)}\n{rest}", [first]
+        code, lines = split_magics(rest)
+        return "\n" * above.count("\n") + f"{_after_magic(first)}\n{code}", [first, *lines]
     if _parses(source):
         return source, []
-    code: list[str] = []
-    lines: list[str] = []
-    for line in source.splitlines():
+    kept: list[str] = []
+    magics: list[str] = []
+    goes_on = False  # whether a line of magic ended with a backslash
+    for line in re.split(r"\r\n?|\n", source):
         found = re.match(r"(\s*)([\w, .\[\]'\"]+=\s*)?([!%]{1,2}\S.*)$", line) or re.match(r"(\s*)()(\?{1,2}\S.*|[\w.]+\?{1,2}\s*)$", line)
-        if found and not _is_open(code):
+        if goes_on:
+            magics[-1] = f"{magics[-1][:-1].rstrip()} {line.strip()}"
+            kept.append("")
+        elif found and not _is_open(kept):
             indent, assigned, magic = found.groups()
-            lines.append(magic.strip())
-            code.append(f"{indent}{assigned}None" if assigned else f"{indent}pass")
-            if _after_magic(magic):
-                code.append(indent + _after_magic(magic))
+            magics.append(magic.strip())
+            kept.append(indent + ("; ".join(filter(None, [assigned and f"{assigned.strip()} None", _after_magic(magic)])) or "pass"))
         else:
-            code.append(line)
-    return "\n".join(code), lines
+            kept.append(line)
+            continue
+        goes_on = magics[-1].endswith("\\")
+    return "\n".join(kept), magics
 
 
 def _after_magic(line: str) -> str:
@@ -231,7 +242,7 @@ def _after_magic(line: str) -> str:
 def _parses(source: str) -> bool:
     try:
         ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
 

@@ -25,6 +25,7 @@ TOOLS = {
     "packaging": "environment",
     "papermill": "execute",
     "pydantic": "template",
+    "pyflakes": "lint",
     "rich": "terminal",
     "typer": ("running", "asking", "checking", "proving", "keeping", "cli"),  # a command declares its own options
 }
