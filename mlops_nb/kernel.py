@@ -188,6 +188,11 @@ class Kernel:
         """The interpreter that runs it; None for a kernel of another language, and before `start`."""
         return _interpreter(self.manager.kernel_spec.argv) if self.manager and self.manager.kernel_spec else None
 
+    @property
+    def language(self) -> str:
+        """The language that it runs, such as "python"; empty before `start`."""
+        return self.manager.kernel_spec.language.lower() if self.manager and self.manager.kernel_spec else ""
+
     async def _ask_to_end(self) -> None:
         """Ask the process to end; a kernel that is idle is asked not to take its objects apart first: after numpy, pandas and torch that takes 1 to 2 s.
 
