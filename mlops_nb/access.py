@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .settings import under
+
 # %% ../nbs/15_access.ipynb #15-access-05
 def watch(
     file: str,  # where lines are appended
@@ -414,10 +416,8 @@ def _numbers(notebook: Mapping[str, Any]) -> tuple[int | None, dict[int, int]]:
 
 def _shown(path: str, root: Path) -> str:
     """Return a path as seen from the root, or from the home folder; else as it is."""
-    for folder, mark in ((root, ""), (Path.home(), "~/")):
-        if Path(path).is_relative_to(folder):
-            return mark + Path(path).relative_to(folder).as_posix()
-    return path
+    shown = under(Path(path), root)
+    return shown if shown != path or not Path(path).is_relative_to(Path.home()) else f"~/{under(Path(path), Path.home())}"
 
 
 def _top_level(path: str) -> str:
