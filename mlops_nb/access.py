@@ -75,6 +75,17 @@ def watch(
             line = found.pop().f_lineno + 1
         return cells.get(cell.f_code.co_filename, now[0]), line
 
+    def imported(frame):
+        """Say whether a library does this because it is imported."""
+        while frame is not None:
+            name = frame.f_code.co_filename
+            if name.startswith("<frozen importlib"):
+                return True
+            if name in cells or (name.startswith(root + os.sep) and rule(os.path.dirname(name)) == "yes"):
+                return False
+            frame = frame.f_back
+        return False
+
     def note(kind, what):
         if (kind, what) not in seen:
             seen.add((kind, what))
@@ -184,6 +195,8 @@ def watch(
             bound.append(weakref.ref(socket))
 
     def on_start(program, arguments=None, *rest):
+        if imported(sys._getframe(2)):
+            return
         words = arguments if isinstance(arguments, (list, tuple)) else [program if arguments is None else arguments]
         note("started", " ".join(os.fsdecode(word) for word in words)[:200])
 
@@ -269,13 +282,10 @@ def watch(
     def on_entropy(size):
         """Note a NumPy generator without a seed: it asks for 128 bits through `secrets`, from compiled code, which has no frame."""
         frame = sys._getframe(3)
-        if size != 16 or "numpy.random" not in modules or "getrandbits" in frame.f_code.co_names or "randbits" in frame.f_code.co_names:
+        if size != 16 or "numpy.random" not in modules or {"getrandbits", "randbits"} & set(frame.f_code.co_names):
             return
-        while frame is not None and frame.f_code.co_filename not in cells and not frame.f_code.co_filename.startswith(root + os.sep):
-            if frame.f_code.co_filename.startswith("<frozen importlib"):
-                return  # a library made it when it was imported
-            frame = frame.f_back
-        note("random", "numpy.random.default_rng")
+        if not imported(frame):
+            note("random", "numpy.random.default_rng")
 
     def on_end(what):
         if what == "end":
@@ -370,7 +380,7 @@ def read_access(
         shown = _shown(what, root) if kind in ("read", "written", "imports") else what
         explained = {
             "read": shown in ours or any(shown == one or shown.startswith(f"{one}/") for one in given),
-            "written": not os.path.lexists(what),  # it was there for a while only
+            "written": not os.path.lexists(what) and "***" not in what,  # it was there for a while only
             "imports": shown in ours or (not Path(what).is_relative_to(root) and installed(_top_level(what))),
         }
         if explained.get(kind):
