@@ -346,6 +346,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlops_nb.status.read_status': ('status.html#read_status', 'mlops_nb/status.py')},
             'mlops_nb.step': { 'mlops_nb.step._access': ('step.html#_access', 'mlops_nb/step.py'),
                                'mlops_nb.step._check_outputs': ('step.html#_check_outputs', 'mlops_nb/step.py'),
+                               'mlops_nb.step._code': ('step.html#_code', 'mlops_nb/step.py'),
                                'mlops_nb.step._concluded': ('step.html#_concluded', 'mlops_nb/step.py'),
                                'mlops_nb.step._drop_racy_bytecode': ('step.html#_drop_racy_bytecode', 'mlops_nb/step.py'),
                                'mlops_nb.step._ended': ('step.html#_ended', 'mlops_nb/step.py'),

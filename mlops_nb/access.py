@@ -48,7 +48,7 @@ def watch(
     rules.update({root: "yes", **dict.fromkeys(never, "never")})
     skipped = {"__pycache__", ".git", ".ipynb_checkpoints", "site-packages", "dist-packages"}
     places, seen, counts, bound = {}, set(), {}, []
-    now = [None, None]  # cell and line of the statement that runs
+    now = [None, None, 0]  # cell and line of the statement that runs, and how many modules there were when it began
     first, torch_seed, settled = {}, [], set()  # of the generators: last state, seed at import, those that need no look any more
 
     def write(*entry):
@@ -220,7 +220,7 @@ def watch(
             if threading.current_thread() is threading.main_thread() and code.co_name.startswith("<"):
                 see_random()
                 lines = [line for *_, line in code.co_lines() if line] if hasattr(code, "co_lines") else [code.co_firstlineno]
-                now[:] = cells[name], min(lines, default=1)
+                now[:] = cells[name], min(lines, default=1), len(modules)
         elif code.co_name == "<module>" and not name.startswith("<"):
             folder, base = os.path.split(os.path.abspath(name))
             verdict, folder = place(folder)
@@ -235,7 +235,7 @@ def watch(
                     if drew():
                         settled.add(name)
                         if now[0] is not None:
-                            write("random", name, *now)
+                            write("random", name, *now[:2])
                 except Exception:
                     settled.add(name)
 
@@ -248,6 +248,8 @@ def watch(
         if state[1] == before[1]:
             return False
         first["random"] = state
+        if len(modules) != now[2]:
+            return False  # something was imported, and packages draw as they are imported (rich does)
         ahead, behind, said = module.Random(), module.Random(), b""
         ahead.setstate(state)
         behind.setstate(before)
@@ -280,11 +282,10 @@ def watch(
         return int(state[8]) != 1 or int(state[16]) != 0  # how many numbers are left, and which is next
 
     def on_entropy(size):
-        """Note a NumPy generator without a seed: it asks for 128 bits through `secrets`, from compiled code, which has no frame."""
+        """Note a NumPy generator without a seed: it asks for 128 bits, from compiled code, which has no frame. `RandomState` does so with a seed, too."""
         frame = sys._getframe(3)
-        if size != 16 or "numpy.random" not in modules or {"getrandbits", "randbits"} & set(frame.f_code.co_names):
-            return
-        if not imported(frame):
+        names = set(frame.f_code.co_names)
+        if size == 16 and "RandomState" not in names and names & {"default_rng", "PCG64", "Philox", "SFC64", "SeedSequence"} and not imported(frame):
             note("random", "numpy.random.default_rng")
 
     def on_end(what):
@@ -358,7 +359,7 @@ def read_access(
     *,
     notebook: Mapping[str, Any] = {},  # as it was executed
     inputs: Iterable[str] = (),  # paths that the run was given, under `root` or absolute
-    known: Callable[[], Iterable[str]] = tuple,  # gives the local code that the key counts, as paths under the root; called only where it matters
+    code: Callable[[], tuple[Iterable[str], Iterable[str]]] = lambda: ((), ()),  # gives the local files that the key counts, and what they import; called if it matters
     installed: Callable[[str], bool] = lambda name: False,  # whether a top-level module is a package's, and so in the key by its version
 ) -> dict | None:
     """Return what the contract and the key do not explain; None where nothing was watched.
@@ -373,7 +374,8 @@ def read_access(
     more = {(entry[1], entry[2]): entry[3] for entry in entries if entry[0] == "more"}
     injected, above = _numbers(notebook)
     given = [_shown(str(root / path), root) for path in inputs]
-    ours = set(known()) if any(entry[0] in ("imports", "read") and entry[1].endswith((".py", ".ipynb")) for entry in entries) else set()
+    asked = any(str(entry[1]).endswith((".py", ".ipynb")) or entry[:2] == ["random", "random"] for entry in entries)
+    ours, names = map(set, code() if asked else ((), ()))
     for kind, what, *place in entries:
         if kind not in KINDS or len(place) != 2:
             continue
@@ -382,6 +384,7 @@ def read_access(
             "read": shown in ours or any(shown == one or shown.startswith(f"{one}/") for one in given),
             "written": not os.path.lexists(what) and "***" not in what,  # it was there for a while only
             "imports": shown in ours or (not Path(what).is_relative_to(root) and installed(_top_level(what))),
+            "random": what == "random" and what not in names,  # a package drew for its own ends
         }
         if explained.get(kind):
             continue

@@ -26,7 +26,7 @@ from .graph import Step, overlap, step_of
 from .hit import find_hit, key_now, lay_out_outputs, relative_arguments, secrets_of, secrets_of_project
 from .key import Key
 from .plain import dump
-from .reach import read_reach
+from .reach import Reach, read_reach
 from .record import Run, as_run, new_id, now, this_process, write_record
 from .result import read_results
 from .revision import read_revision
@@ -254,11 +254,15 @@ def _access(step: Step, inputs: Mapping[str, File], outcome: Outcome, settings: 
         settings.root,
         notebook=outcome.notebook,
         inputs=[file.path for file in inputs.values()],
-        known=lambda: read_reach(step.template, settings.root).files,
+        code=lambda: _code(read_reach(step.template, settings.root)),
         installed=lambda name: bool(reached_packages([name], settings.store)),
     )
     (folder / FILE).unlink(missing_ok=True)
     return found
+
+
+def _code(reach: Reach) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return reach.files, reach.packages
 
 
 def _ended(record: dict) -> dict:

@@ -107,12 +107,12 @@ def test_where_a_file_was_read(tmp_path):
 def test_what_belongs_to_the_contract_is_not_noted(tmp_path):
     """Inputs, outputs, the run's own folder, code that the key counts, what the run made itself, temporary files, seeded generators and servers of its own are no findings."""
     sources = [
-        "import lab, pathlib, tempfile, random, socket, numpy as np, torch, pandas as pd\nimport matplotlib.pyplot as plt",
+        "import lab, pathlib, tempfile, random, socket, numpy as np, torch, pandas as pd\nimport matplotlib.pyplot as plt\nimport rich.style",
         "rows = pd.read_csv(stars)\nparts = [path.read_text() for path in pathlib.Path(folder).iterdir()]",
         "pathlib.Path(model).mkdir()\npathlib.Path(model, 'weights').write_text('x')\nopen('scratch.txt', 'w').write('x')\nopen('scratch.txt').read()",
         "with tempfile.TemporaryDirectory() as place:\n    pathlib.Path(place, 'x').write_text('x')\n    pathlib.Path(place, 'x').read_text()",
         "def seed_all(seed):\n    random.seed(seed)\n    np.random.seed(seed)\n    torch.manual_seed(seed)\n    return random.random()\nseed_all(seed)",
-        "random.random(), np.random.rand(3), torch.rand(3), np.random.default_rng(seed).random(), pd.DataFrame({'x': [1, 2]}).sample(1)",
+        "random.random(), np.random.rand(3), torch.rand(3), np.random.default_rng(seed).random(), np.random.RandomState(seed).rand(), pd.DataFrame({'x': [1, 2]}).sample(1)",
         "server = socket.create_server(('127.0.0.1', 0))\nsocket.create_connection(server.getsockname()).close()",
         "plt.plot([1, 2])\nplt.show()",
         "import inspect\ninspect.getsource(lab.phase)\ntry:\n    open('missing.csv')\nexcept FileNotFoundError:\n    pass",
