@@ -242,25 +242,19 @@ class Execution:
         client.kc = connection
         client.reset_execution_trackers()
         client.process_message = self._listening(client.process_message)  # type: ignore[method-assign]
-        await self._whisper(connection, 0)
+        await self._whisper(0)
         for index, cell in enumerate(notebook.cells):
             if self.status == "running" and _runs(cell):
                 await self._run_cell(client, cell, index)
-        await self._whisper(connection, 1)
+        await self._whisper(1)
         client.set_widgets_metadata()
 
-    async def _whisper(self, connection: Any, which: int) -> None:
+    async def _whisper(self, which: int) -> None:
         """Let the kernel execute what is around the cells: no cell, no number, no history. What becomes of it does not matter to the run."""
         if self.around is None or self.kernel.language != "python" or self.kernel.exit or self._why:
             return
-        asked = connection.execute(self.around[which], silent=True, store_history=False)
-
-        async def answered() -> None:
-            while (await connection.shell_channel.get_msg(timeout=None))["parent_header"].get("msg_id") != asked:
-                pass
-
-        work, death = asyncio.ensure_future(answered()), asyncio.ensure_future(self.kernel.died())
-        await asyncio.wait((work, death), timeout=WHISPER_S, return_when=asyncio.FIRST_COMPLETED)
+        work, death = asyncio.ensure_future(self.kernel.said(self.around[which], WHISPER_S)), asyncio.ensure_future(self.kernel.died())
+        await asyncio.wait((work, death), return_when=asyncio.FIRST_COMPLETED)
         work.cancel()
         death.cancel()
         await asyncio.gather(work, death, return_exceptions=True)
