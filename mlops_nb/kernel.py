@@ -188,18 +188,23 @@ class Kernel:
         """The interpreter that runs it; None for a kernel of another language, and before `start`."""
         return _interpreter(self.manager.kernel_spec.argv) if self.manager and self.manager.kernel_spec else None
 
+    @property
+    def language(self) -> str:
+        """The language that it runs, such as "python"; empty before `start`."""
+        return self.manager.kernel_spec.language.lower() if self.manager and self.manager.kernel_spec else ""
+
     async def _ask_to_end(self) -> None:
         """Ask the process to end; a kernel that is idle is asked not to take its objects apart first: after numpy, pandas and torch that takes 1 to 2 s.
 
         ipykernel 7.4 with its history in memory hangs in one of ten ends that are asked for on the control channel, so it is asked on the shell channel.
         """
-        if not self._is_ipython or not await self._said("__import__('gc').freeze()", timeout_s=0.5):
+        if not self._is_ipython or not await self.said("__import__('gc').freeze()", timeout_s=0.5):
             self.client.shutdown()
             return
         self.client.shell_channel.send(self.client.session.msg("shutdown_request", {"restart": False}))
 
-    async def _said(self, code: str, timeout_s: float) -> bool:
-        """Execute code that leaves no trace in the session; say whether the kernel answered in time."""
+    async def said(self, code: str, timeout_s: float) -> bool:
+        """Execute code that is no cell and leaves no trace in the session; say whether the kernel answered in time."""
         from queue import Empty
 
         asked = self.client.execute(code, silent=True, store_history=False)

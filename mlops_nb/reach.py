@@ -197,6 +197,7 @@ class Reach:
     code: dict[str, str]  # digest by definition, such as "stars/phase.py: function fold"; sorted
     packages: tuple[str, ...]  # top-level names of modules that are not local; sorted
     unseen: tuple[str, ...]  # what could not be followed, in sentences
+    files: tuple[str, ...]  # every local file that was followed, also where nothing of it is used; sorted
 
 
 def read_reach(
@@ -208,7 +209,7 @@ def read_reach(
     walk = _Walk(root, [template.path.parent, root], home or root)
     walk.cells(template)
     walk.follow()
-    return Reach(dict(sorted(walk.code.items())), tuple(sorted(walk.packages)), tuple(sorted(walk.unseen)))
+    return Reach(dict(sorted(walk.code.items())), tuple(sorted(walk.packages)), tuple(sorted(walk.unseen)), tuple(sorted(walk.files)))
 
 # %% ../nbs/21_reach.ipynb #21-reach-13
 class _Walk:
@@ -219,6 +220,7 @@ class _Walk:
         self.code: dict[str, str] = {}
         self.packages: set[str] = set()
         self.unseen: set[str] = set()
+        self.files: set[str] = set()
         self.seen: set[tuple[str, str | None]] = set()
         self.left: list[tuple[Module, ast.AST]] = []  # what is still to be read for what it uses
         self.found: set[tuple[str, str | None]] = set()  # of what was looked for in stars
@@ -240,6 +242,7 @@ class _Walk:
                 sources.append(code)
             for word in " ".join(line for line in lines if line.startswith("!")).split():
                 if (template.path.parent / word).is_file():  # a program that a shell line starts
+                    self.files.add(self._relative(template.path.parent / word))
                     self.code[f"{self._relative(template.path.parent / word)}: file"] = digest_bytes((template.path.parent / word).read_bytes())
         module = take_apart("", template.name, "__main__")
         for statement in ast.parse("\n".join(sources)).body:
@@ -262,6 +265,7 @@ class _Walk:
         if ("%run", str(path)) in self.seen:
             return None
         self.seen.add(("%run", str(path)))
+        self.files.add(self._relative(path))
         data = path.read_bytes()
         if path.suffix == ".ipynb":
             other = Template(path, parse_notebook(data, path.name), digest_bytes(data))
@@ -285,6 +289,7 @@ class _Walk:
                 self.whole_project = False
                 for path in _python_files(self.root):
                     self.code.setdefault(f"{self._relative(path)}: all of it", _file_digest(path, *_version(path)))
+                    self.files.add(self._relative(path))
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
@@ -319,6 +324,7 @@ class _Walk:
             return None
         if (name, None) not in self.seen:
             self.seen.add((name, None))
+            self.files.add(module.path)
             if module.broken:
                 self.code[f"{module.path}: all of it"] = module.broken
                 self._lost(f"{module.path} is not Python that can be read")

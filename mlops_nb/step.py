@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .environment import environment, hardware
+from .access import END, FILE, begin, read_access
+from .environment import environment, hardware, reached_packages
 from .errors import BadArgument, BadContract, BadNotebook, BadStore, CellFailed, RunInterrupted, RunKilled, RunTimedOut
 from .execute import Mask, Outcome, Progress, RolePath, execute
 from .files import File, arrange, check_unchanged, find_inputs, keep_outputs
@@ -25,6 +26,7 @@ from .graph import Step, overlap, step_of
 from .hit import find_hit, key_now, lay_out_outputs, relative_arguments, secrets_of, secrets_of_project
 from .key import Key
 from .plain import dump
+from .reach import Reach, read_reach
 from .record import Run, as_run, new_id, now, this_process, write_record
 from .result import read_results
 from .revision import read_revision
@@ -133,6 +135,7 @@ def _execute(
                 folder=folder if step.inputs or step.outputs else template.path.parent,
                 environment={PATHS: str(arrange(template, inputs, step.outputs, store, settings.root, folder)), "MLOPS_NB_RUN": folder.name},
                 secrets=secrets,
+                around=(begin(folder / FILE, settings.root, never=[folder, settings.store / "objects"], secrets=secrets), END),
                 **options,
             )
             record = _concluded(step, inputs, outcome, settings, store, facts.result())
@@ -225,6 +228,7 @@ def _concluded(step: Step, inputs: Mapping[str, File], outcome: Outcome, setting
                 shutil.rmtree(folder / left, ignore_errors=True)
     if outcome.held is None:
         (folder / "paths.json").unlink(missing_ok=True)
+    access = _access(step, inputs, outcome, settings, folder)
     notebook = folder / step.template.name
     record = {
         **record,
@@ -235,11 +239,30 @@ def _concluded(step: Step, inputs: Mapping[str, File], outcome: Outcome, setting
         "replaced": {path: digest for path, digest in replaced.items() if digest},
         "notebook": store.put(notebook.read_bytes()) if notebook.exists() else None,
         "error": error,
+        "access": access,
         "held": outcome.held,
     }
     if outcome.python is not None:
         record["environment"] = _environment(store, outcome.python)
     return _ended(record)
+
+
+def _access(step: Step, inputs: Mapping[str, File], outcome: Outcome, settings: Settings, folder: Path) -> dict | None:
+    """Return what the kernel noted beyond the contract, and delete its notes."""
+    found = read_access(
+        folder / FILE,
+        settings.root,
+        notebook=outcome.notebook,
+        inputs=[file.path for file in inputs.values()],
+        code=lambda: _code(read_reach(step.template, settings.root)),
+        installed=lambda name: bool(reached_packages([name], settings.store)),
+    )
+    (folder / FILE).unlink(missing_ok=True)
+    return found
+
+
+def _code(reach: Reach) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return reach.files, reach.packages
 
 
 def _ended(record: dict) -> dict:
