@@ -35,11 +35,12 @@ class Settings:
     pipelines: Path  # the folder with one folder of templates a pipeline
     default_pipeline: str | None  # what `mlops-nb run` runs; None: the only one there is
     store: Path  # runs, their notebooks and their outputs
+    keep_days: float  # how long `mlops-nb gc` leaves a run that nothing else keeps
 
 # %% ../nbs/01_settings.ipynb #01-settings-09
 OPTIONS = {
     "pipelines": {"folder": "nbs/pipelines", "default": None},
-    "store": {"path": "runs"},
+    "store": {"path": "runs", "keep_days": "30"},
 }
 
 # %% ../nbs/01_settings.ipynb #01-settings-10
@@ -56,6 +57,16 @@ def read_settings(
     return _read(root, stat and (stat.st_mtime_ns, stat.st_size))
 
 
+def _days(text: str | None) -> float:
+    try:
+        days = float(text or "")
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < 1e6:
+        raise BadSettings(f"settings.ini sets keep_days = {text} in [store]; it is a number of days, 0 or more, such as 30.")
+    return days
+
+
 @lru_cache(maxsize=32)
 def _read(root: Path, version: tuple | None) -> Settings:
     values = _parse(root / "settings.ini") if version else {}
@@ -68,6 +79,7 @@ def _read(root: Path, version: tuple | None) -> Settings:
         pipelines=root / option("pipelines", "folder"),
         default_pipeline=option("pipelines", "default"),
         store=root / option("store", "path"),
+        keep_days=_days(option("store", "keep_days")),
     )
 
 # %% ../nbs/01_settings.ipynb #01-settings-11
