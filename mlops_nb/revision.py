@@ -84,7 +84,7 @@ def _git(folder: Path, *arguments: str, fine: tuple[int, ...] = (0,), given: byt
     # a look takes no lock, leaves the index alone and fetches nothing
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C", **variables}
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, **({} if given is None else {"input": given}))
+        done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, input=given)
     except OSError:
         return None
     return done.stdout if done.returncode in fine else None
@@ -147,7 +147,8 @@ def on_branches(
     place = 0
     for where in blobs.values():
         start = contents.find(b"\n", place) + 1
-        kind, _, size = contents[place:start].partition(b" ")[2].partition(b" ")
-        if kind == b"blob":  # else it is missing: a clone need not have everything
-            yield where, contents[start : start + int(size)]
-        place = start + (int(size) + 1 if kind == b"blob" else 0)
+        head = contents[place:start].split(b" ")
+        size = int(head[2]) if len(head) == 3 else -1  # missing: a clone need not have everything
+        if size >= 0:
+            yield where, contents[start : start + size]
+        place = start + size + 1
