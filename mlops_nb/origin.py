@@ -15,7 +15,7 @@ from .digest import Entry, digest_bytes, files_of, write_manifest
 from .errors import BadStore, MlopsError
 from .plain import load
 from .record import runs_in
-from .settings import Settings
+from .settings import Settings, under
 from .store import Store
 
 # %% ../nbs/29_origin.ipynb #29-origin-05
@@ -67,7 +67,7 @@ class Records:
         yield from (record.get("outputs") or {}).items()
         if record.get("notebook"):
             notebook = self.store.folder / record["id"] / Path(record["template"]).name
-            yield "", {"path": notebook.relative_to(self.root).as_posix() if notebook.is_relative_to(self.root) else str(notebook), "digest": record["notebook"], "size_bytes": None}
+            yield "", {"path": under(notebook, self.root), "digest": record["notebook"], "size_bytes": None}
 
     def writers(self, digest: str) -> list[str]:
         """Return the ids of the runs that wrote an object as it is, the latest first."""

@@ -19,8 +19,7 @@ from .graph import Box, draw
 from .origin import Content, Records
 from .plain import load
 from .result import is_table
-from .settings import Settings, read_settings
-from .step import under
+from .settings import Settings, read_settings, under
 
 # %% ../nbs/65_trace.ipynb #65-trace-05
 @dataclass(frozen=True)

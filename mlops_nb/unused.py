@@ -21,7 +21,7 @@ from .graph import pipelines
 from .origin import PUBLISHED, Records
 from .record import DAMAGED, Run, runs_in
 from .revision import on_branches
-from .settings import Settings, read_settings
+from .settings import Settings, read_settings, under
 from .status import read_status
 from .store import one_at_a_time
 
@@ -82,7 +82,7 @@ def _fresh(settings: Settings) -> tuple[set[str], list[str]]:
 def _named(settings: Settings) -> dict[str, str]:
     """Return where each id and each digest stands that a published record or the ledger names."""
     files = [*sorted((settings.root / PUBLISHED).rglob("*.json")), settings.root / LEDGER]
-    texts = [(path.relative_to(settings.root).as_posix(), path.read_bytes()) for path in files if path.is_file()]
+    texts = [(under(path, settings.root), path.read_bytes()) for path in files if path.is_file()]
     found: dict[str, str] = {}
     for place, data in (*texts, *on_branches(settings.root, (PUBLISHED, LEDGER), (".json", ".toml"))):
         for name in (*_ID.findall(data.decode("utf-8", "replace")), *(digest.decode() for digest in _DIGEST.findall(data))):
