@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from . import asking, running
+from . import asking, keeping, running
 from .errors import MlopsError, RunError, RunInterrupted
 
 # %% ../nbs/89_cli.ipynb #89-cli-05
@@ -31,6 +31,7 @@ app = typer.Typer(
 COMMANDS = (
     running.run, running.params,
     asking.graph, asking.status, asking.why, asking.runs, asking.show, asking.results,
+    keeping.trace, keeping.gc,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
