@@ -78,7 +78,7 @@ class Records:
         found = []
         for record in self.records.values():
             for _, file in self.wrote(record):
-                if path.startswith(file["path"] + "/") and _within(self.entries(file), path[len(file["path"]) + 1 :]) == digest:
+                if path.startswith(file["path"] + "/") and digest in (file.get("inside", {}).get(path), _within(self.entries(file), path[len(file["path"]) + 1 :])):
                     found.append((record["started"], record["id"]))
         return [id for _, id in sorted(set(found), reverse=True)]
 

@@ -329,9 +329,10 @@ def facts(
     given = {name: record["arguments"].get(name) for name in record.get("given", [])}
     yield "arguments", ", ".join(f"{name} = {_short(value)}" for name, value in given.items()) or "the defaults"
     environment = record.get("environment") or {}
-    packages = f", {len(trace.packages[id])} packages" if trace.packages.get(id) else ""
-    if environment:
-        yield "python", f"{environment['python']}{packages}; environment {environment['digest'][:12]}…"
+    if environment:  # a published record holds the packages themselves, under no digest
+        python = environment["python"]["version"] if isinstance(environment["python"], dict) else environment["python"]
+        packages = f", {len(trace.packages[id])} packages" if trace.packages.get(id) else ""
+        yield "python", f"{python}{packages}" + (f"; environment {environment['digest'][:12]}…" if environment.get("digest") else "")
     machine = record.get("hardware")
     if machine:
         yield "machine", ", ".join([f"{machine['cores']} × {machine['cpu']}", f"{machine['memory_bytes'] / 2**30:.0f} GiB", *machine["devices"]])

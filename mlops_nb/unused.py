@@ -30,7 +30,7 @@ DAY_S = 86_400
 LEDGER = "models.toml"
 _DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _ID = re.compile(r"\d{8}T\d{6}-[^\"'/\\\n]*?-[0-9a-f]{8}(?![0-9a-f])")
-_KNOWN = re.compile(r"records|objects|locks|\.gitignore|(digests|index)\.sqlite(-\w+)?|\.?packages-?\w*(\.json)?")  # at the top of a store
+_KNOWN = re.compile(r"records|objects|locks|unsent|environments|reproductions|\.gitignore|(digests|index)\.sqlite(-\w+)?|\.?packages-?\w*(\.json)?")  # at the top of a store
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ def _reasons(runs: Iterable[Run], records: Records, named: Mapping[str, str], fr
             reasons[run.id] = f"it is named in {named[run.id]}"
         elif held and Path(held[1]).exists():
             reasons[run.id] = "its kernel is held"
+        elif (run.store / "unsent" / run.id).exists():
+            reasons[run.id] = "it has not been sent to the shared store"
         elif run.id in fresh:
             reasons[run.id] = "its step is fresh by it"
         elif run.status == "succeeded" and latest.setdefault(run.template, run.id) == run.id:
