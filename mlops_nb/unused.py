@@ -275,6 +275,12 @@ def _check_writable(store: Path) -> None:
     for folder in (store, store / "records", store / "objects"):
         if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
             raise BadStore(f"{folder} cannot be written, so nothing was removed. Its owner can.")
+    try:
+        if (store / "records").is_dir():
+            (store / "locks").mkdir(exist_ok=True)
+            open(store / "locks" / "in-use", "a").close()  # without this lock nothing is removed
+    except OSError as error:
+        raise BadStore(f"{error.filename} cannot be written ({error.strerror}), so nothing was removed.") from error
 
 
 def _remove(found: Unused) -> None:
