@@ -15,7 +15,7 @@ import typer
 from .errors import listed
 from .result import is_table
 from .settings import near
-from .terminal import duration, numbers, pipeline_arguments, print_json, print_table, short, split_arguments
+from .terminal import duration, numbers, pipeline_arguments, print_diff, print_json, print_table, short, split_arguments
 
 # %% ../nbs/83_asking.ipynb #83-asking-05
 def graph(
@@ -56,6 +56,7 @@ def why(
     step: Annotated[str, typer.Argument(help="A step of the pipeline.")],
     pipeline: Annotated[str | None, typer.Argument(help="A pipeline. Default: the default one.")] = None,
     parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="An argument; STEP.NAME=VALUE where several steps declare it. Repeatable.")] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Show the code that changed, then and now.")] = False,
 ) -> None:
     """Say why a step would run, in sentences."""
     from mlops_nb.graph import read_graph
@@ -67,6 +68,27 @@ def why(
     print(f"{one.step} is {one.status}" + (f", by the run {one.run.id}" if one.status == "fresh" else ""))
     for reason in one.reasons:
         print(f"  {reason}")
+    if diff:
+        _print_changes(one, found.step(step).template, found.root)
+
+
+def _print_changes(one: Any, template: Any, root: Path) -> None:
+    """Print what changed in the code since the run that a step was looked at by."""
+    if one.status == "fresh":
+        return
+    if one.run is None or one.run.status != "succeeded":
+        print("\nno run of it has succeeded with other code, so there is nothing to compare with")
+        return
+    from mlops_nb.changes import read_changes
+
+    found = read_changes(one.run, template, root)
+    print(f"\nthe code since the run {one.run.id}:" + ("" if found else " nothing changed"))
+    for change in found:
+        print()
+        if change.diff:
+            print_diff(change.diff)
+        else:
+            print(f"{change.what}: {change.why}")
 
 # %% ../nbs/83_asking.ipynb #83-asking-09
 def runs(

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from . import asking, checking, proving, running
+from . import asking, checking, keeping, proving, running
 from .errors import MlopsError, RunError, RunInterrupted
 
 # %% ../nbs/89_cli.ipynb #89-cli-05
@@ -32,6 +32,7 @@ COMMANDS = (
     running.run, running.params,
     asking.graph, asking.status, asking.why, asking.runs, asking.show, asking.results,
     checking.check, proving.publish,
+    keeping.trace, keeping.gc,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

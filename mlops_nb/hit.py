@@ -97,9 +97,14 @@ def find_hit(
 
 
 def lay_out_outputs(run: Run, store: Store, root: Path) -> None:
-    """Make the outputs under the root what the run wrote, and its notebook if it is gone; what is that already is not touched."""
+    """Make the outputs under the root what the run wrote, and its notebook if it is gone; what is that already is not touched.
+
+    The time of the record's file becomes now: a run that is of use is not old.
+    """
     record = run.record
     for file in record["outputs"].values():
         store.lay_out(file["digest"], root / file["path"])
     if not run.notebook.exists():
         store.lay_out(record["notebook"], run.notebook)
+    with suppress(OSError):  # of another owner, or in a store that cannot be written
+        os.utime(store.folder / "records" / f"{run.id}.json")

@@ -39,11 +39,12 @@ class Settings:
     publish: dict[str, int]  # the most bytes of one output, of one picture and of a notebook's outputs together, by these names
     locks: tuple[str, ...]  # files, as patterns under the root, that say which packages are installed
     ignored_rules: tuple[str, ...]  # codes of rules that `mlops-nb check` passes over, or beginnings of codes
+    keep_days: float  # how long `mlops-nb gc` leaves a run that nothing else keeps
 
 # %% ../nbs/01_settings.ipynb #01-settings-09
 OPTIONS = {
     "pipelines": {"folder": "nbs/pipelines", "default": None},
-    "store": {"path": "runs"},
+    "store": {"path": "runs", "keep_days": "30"},
     "publish": {
         "folder": "results", "output_kb": "50", "picture_kb": "100", "notebook_kb": "500",
         "locks": "constraints*.txt requirements*.txt pyproject.toml environment.y*ml *.lock pixi.toml .python-version",
@@ -65,6 +66,16 @@ def read_settings(
     return _read(root, stat and (stat.st_mtime_ns, stat.st_size))
 
 
+def _days(text: str | None) -> float:
+    try:
+        days = float(text or "")
+    except ValueError:
+        days = -1.0
+    if not 0 <= days < 1e6:
+        raise BadSettings(f"settings.ini sets keep_days = {text} in [store]; it is a number of days, 0 or more, such as 30.")
+    return days
+
+
 @lru_cache(maxsize=32)
 def _read(root: Path, version: tuple | None) -> Settings:
     values = _parse(root / "settings.ini") if version else {}
@@ -81,6 +92,7 @@ def _read(root: Path, version: tuple | None) -> Settings:
         publish={name: _whole("publish", f"{name}_kb", option("publish", f"{name}_kb")) * 1000 for name in ("output", "picture", "notebook")},
         locks=tuple(option("publish", "locks").split()),
         ignored_rules=tuple(option("check", "ignore").replace(",", " ").split()),
+        keep_days=_days(option("store", "keep_days")),
     )
 
 

@@ -32,7 +32,7 @@ from .result import read_results
 from .revision import read_revision
 from .role import PATHS
 from .settings import Settings, near, read_settings, under
-from .store import Store, hide, one_at_a_time
+from .store import Store, hide, in_use, one_at_a_time
 from .template import Template, all_arguments, check_arguments, read_template
 
 # %% ../nbs/33_step.ipynb #33-step-05
@@ -78,17 +78,19 @@ def run(
     if pipeline is None and template.path.parent.parent == settings.pipelines:
         pipeline = template.path.parent.name
 
-    def wait() -> None:
-        on_progress(Progress(0, 0, 0.0, "waiting for another run of the same"))
+    def wait(until: str = "another run of the same has ended") -> None:
+        on_progress(Progress(0, 0, 0.0, f"waiting until {until}"))
 
     hide(settings.store)
     with one_at_a_time(settings.store / "locks" / key.digest, wait) if key else nullcontext():
-        hit = find_hit(key, template, settings.root, store) if key and not force else None
-        if hit is not None:
-            lay_out_outputs(hit, store, settings.root)
-            on_hit(hit)
-            return hit
-        return _execute(step, checked, inputs, key, settings, store, secrets, pipeline, options)
+        with in_use(settings.store, lambda: wait("what is unused has been removed")):
+            hit = find_hit(key, template, settings.root, store) if key and not force else None
+            if hit is not None:
+                lay_out_outputs(hit, store, settings.root)
+                on_hit(hit)
+                return hit
+            record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline)
+        return _execute(step, checked, inputs, key, settings, store, secrets, record, options)
 
 
 def _check_outputs(step: Step, settings: Settings) -> None:
@@ -100,15 +102,14 @@ def _check_outputs(step: Step, settings: Settings) -> None:
                 raise BadContract(f"{step.template.name} declares {name} = Output({path!r}), where {other!r} lies; write to a folder of its own.")
 
 # %% ../nbs/33_step.ipynb #33-step-06
-def _execute(
+def _begin(
     step: Step, checked: dict, inputs: dict[str, File], key: Key | None, settings: Settings, store: Store, secrets: dict[str, str],
-    pipeline: str | None, options: dict,
-) -> Run:  # fmt: skip
-    template, mask = step.template, Mask(secrets)
-    _drop_racy_bytecode(key, settings.root)
-    started = now()
+    pipeline: str | None,
+) -> dict:  # fmt: skip
+    """Make the folder of a run, and write and return its first record: from here on the store keeps what it names."""
+    template, started = step.template, now()
     folder = settings.store / new_id(step.name, started)
-    record = mask({
+    record = Mask(secrets)({
         "id": folder.name,
         "status": "running",
         "template": under(template.path, settings.root),
@@ -125,6 +126,15 @@ def _execute(
     })  # fmt: skip
     write_record(settings.store, record)
     folder.mkdir(parents=True)
+    return record
+
+
+def _execute(
+    step: Step, checked: dict, inputs: dict[str, File], key: Key | None, settings: Settings, store: Store, secrets: dict[str, str],
+    record: dict, options: dict,
+) -> Run:  # fmt: skip
+    template, mask, folder = step.template, Mask(secrets), settings.store / record["id"]
+    _drop_racy_bytecode(key, settings.root)
     with ThreadPoolExecutor(1) as pool:
         facts = pool.submit(_facts, settings, store, secrets, record)
         try:
@@ -138,9 +148,12 @@ def _execute(
                 around=(begin(folder / FILE, settings.root, never=[folder, settings.store / "objects"], secrets=secrets), END),
                 **options,
             )
-            record = _concluded(step, inputs, outcome, settings, store, facts.result())
-            if key is not None and key_now(template, checked, inputs, settings, options["kernel"]) != key:
-                record["key"] = None  # code was edited while it ran, and nobody can say which of the two was run
+            record = facts.result()
+            with in_use(settings.store):
+                record = _concluded(step, inputs, outcome, settings, store, record)
+                if key is not None and key_now(template, checked, inputs, settings, options["kernel"]) != key:
+                    record["key"] = None  # code was edited while it ran, and nobody can say which of the two was run
+                write_record(settings.store, mask(record))
         except (BadNotebook, BadArgument):
             wait_for([facts])
             _forget(settings.store, folder)  # refused before the kernel ran: as if it had never begun
@@ -156,7 +169,6 @@ def _execute(
                 unwritten.run = as_run(settings.store, mask(record))
                 raise unwritten from error
             raise
-    write_record(settings.store, mask(record))
     finished = as_run(settings.store, mask(record))
     if record["status"] != "succeeded":
         failure = ERRORS[record["status"]](explain(finished, record))
@@ -194,14 +206,15 @@ def _injected(template: Template, checked: Mapping[str, Any]) -> dict[str, Any]:
 def _facts(settings: Settings, store: Store, secrets: Mapping[str, str], record: dict) -> dict:
     """Add to the record what takes a moment to find out, while the kernel starts: revision, environment, hardware."""
     revision = read_revision(settings.root)
-    if revision is not None:
-        patch = Mask(secrets).text(revision.patch.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
-        record = {**record, "revision": {
-            "commit": revision.commit, "branch": revision.branch, "changed": list(revision.changed), "left_out": list(revision.left_out),
-            "patch": store.put(patch) if patch else None,
-        }}  # fmt: skip
-    record = {**record, "environment": _environment(store, None), "hardware": hardware()}
-    write_record(settings.store, Mask(secrets)(record))
+    with in_use(settings.store):
+        if revision is not None:
+            patch = Mask(secrets).text(revision.patch.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+            record = {**record, "revision": {
+                "commit": revision.commit, "branch": revision.branch, "changed": list(revision.changed), "left_out": list(revision.left_out),
+                "patch": store.put(patch) if patch else None,
+            }}  # fmt: skip
+        record = {**record, "environment": _environment(store, None), "hardware": hardware()}
+        write_record(settings.store, Mask(secrets)(record))
     return record
 
 

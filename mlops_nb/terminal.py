@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['EVERY_S', 'split_arguments', 'pipeline_arguments', 'Display', 'duration', 'numbers', 'number', 'short', 'print_table',
-           'print_json']
+           'print_json', 'print_diff']
 
 # %% ../nbs/81_terminal.ipynb #81-terminal-02
+import os
 import re
 import sys
 import time
@@ -152,3 +153,16 @@ def print_table(columns: tuple[str, ...], rows: list[tuple], empty: str = "nothi
 
 def print_json(value: Any) -> None:
     print(dump(value, indent=1, sort=False))
+
+# %% ../nbs/81_terminal.ipynb #81-terminal-15b
+_COLOURS = {"+++": "1", "---": "1", "@@": "36", "+": "32", "-": "31"}  # ANSI: bold, cyan, green, red
+
+
+def print_diff(
+    diff: str,  # in unified format
+) -> None:
+    """Print a diff."""
+    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for line in diff.splitlines():
+        colour = next((colour for start, colour in _COLOURS.items() if line.startswith(start)), None)
+        print(f"\x1b[{colour}m{line}\x1b[0m" if coloured and colour else line)
