@@ -116,9 +116,9 @@ def lay_out_tree(
     inside = os.fsdecode(_git(folder, "rev-parse", "--show-prefix") or b"").strip("\n")
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as beside:
-        index = {"GIT_INDEX_FILE": str(Path(beside, "index"))}
-        read = _git(folder, "read-tree", f"{commit}:{inside}", **index)
-        if read is None or _git(_top(folder), "checkout-index", "--all", f"--prefix={target.resolve()}{os.sep}", **index) is None:
+        index = str(Path(beside, "index"))
+        read = _git(folder, "read-tree", f"{commit}:{inside}", GIT_INDEX_FILE=index)
+        if read is None or _git(_top(folder), "checkout-index", "--all", f"--prefix={target.resolve()}{os.sep}", GIT_INDEX_FILE=index) is None:
             raise BadRevision(f"git cannot lay out {folder} as of {commit}; was it there then, and is the clone whole?")
 
 # %% ../nbs/14_revision.ipynb #14-revision-15
