@@ -155,7 +155,7 @@ def _facts(run: Any, record: dict) -> Iterable[tuple[str, str]]:
 
         beyond = strict_findings(record)
         for one in beyond[:MOST_BEYOND]:
-            yield "undeclared", one.message + (f" (cell {one.cell}" + (f", line {one.line})" if one.line else ")") if one.cell else "")
+            yield "undeclared", one.message.rstrip(".") + (f" (cell {one.cell}" + (f", line {one.line})" if one.line else ")") if one.cell else "")
         if len(beyond) > MOST_BEYOND:
             yield "undeclared", f"and {len(beyond) - MOST_BEYOND} more: mlops-nb check --strict {run.step}"
     revision = record.get("revision")

@@ -8,11 +8,14 @@ __all__ = ['check']
 # %% ../nbs/84_checking.ipynb #84-checking-02
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .settings import find_root, near
+from .errors import BadArgument
+from .finding import Finding, choose_rules
+from .settings import find_root, near, read_settings
 from .terminal import print_json
 
 # %% ../nbs/84_checking.ipynb #84-checking-05
@@ -21,6 +24,10 @@ def check(
     fix: Annotated[bool, typer.Option("--fix", help="Remove the outputs and execution counts of templates; nothing else in the files changes.")] = False,
     select: Annotated[list[str] | None, typer.Option("--select", metavar="CODES", help="Only these rules: codes or beginnings of codes, with commas between. Repeatable.")] = None,
     ignore: Annotated[list[str] | None, typer.Option("--ignore", metavar="CODES", help="All but these rules, besides those that settings.ini ignores. Repeatable.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Check runs too: nothing read, written, contacted, imported or drawn beyond the contract. Of these steps and runs; default: the last run of each step.")] = False,
+    published: Annotated[bool, typer.Option("--published", help="Check instead that what is published, of these pipelines, comes from the code, data and packages that are here.")] = False,
+    since: Annotated[str | None, typer.Option("--since", metavar="REV", help="With --published: pass over what was so before this branch left REV.")] = None,
+    data: Annotated[bool, typer.Option("--data", help="With --published: an input that is not here is a finding, not a note.")] = False,
     executed: Annotated[bool, typer.Option("--executed", help="Expect of any notebook but a template that it was run from its first cell to its last, as of a published one.")] = False,
     rules: Annotated[bool, typer.Option("--rules", help="List the rules, and check nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of JSON objects.")] = False,
@@ -30,6 +37,14 @@ def check(
 
     if rules:
         return _print_rules(as_json)
+    if (since or data) and not published:
+        raise BadArgument("--since and --data go with --published.")
+    if published or strict:
+        if (fix or executed) or (published and strict):
+            raise BadArgument("--published and --strict each check one thing; give them alone.")
+        found = _chosen(_published(paths, since, data) if published else _strict(paths), _codes(select), _codes(ignore))
+        _print_findings(found, as_json)
+        raise typer.Exit(1 if any(found.values()) else 0)
     chosen, passed = _codes(select), _codes(ignore)
     found = checks.check(paths or (), chosen, passed, executed)
     mended = checks.fix(one for findings in found.values() for one in findings) if fix else []
@@ -40,6 +55,45 @@ def check(
     _print_findings(found, as_json)
     if any(found.values()):
         raise typer.Exit(1)
+
+
+def _published(pipelines: Iterable[str] | None, since: str | None, data: bool) -> dict[Path, list[Finding]]:
+    """Return the findings by published notebook; print what could not be compared, and what was so before."""
+    from mlops_nb.published import check_published
+
+    root = find_root()
+    found: dict[Path, list[Finding]] = {}
+    for name in pipelines or [None]:
+        checked = check_published(name, root=root, since=since, data=data)
+        found.update({root / result: [] for result in checked.results})
+        for one in checked.findings:
+            found.setdefault(one.path, []).append(one)
+        for note in checked.notes:
+            print(note, file=sys.stderr)
+        if checked.excused:
+            print(f"{len(checked.excused)} of what is wrong was so before, at the merge base with {since}", file=sys.stderr)
+    return found
+
+
+def _strict(names: Iterable[str] | None) -> dict[Path, list[Finding]]:
+    """Return by template what these runs, or the last run of each step of the default pipeline, did beyond the contract."""
+    from mlops_nb.access import strict_findings
+    from mlops_nb.errors import UnknownRun
+    from mlops_nb.graph import read_graph
+    from mlops_nb.record import find_run, runs
+
+    root = find_root()
+    meant = [find_run(name) for name in names or []]
+    if not names:
+        meant = [one for step in read_graph().steps for one in runs(step=step.name, status="succeeded", limit=1)]
+    if not meant:
+        raise UnknownRun("no step of the pipeline has a run that succeeded; `mlops-nb run` makes some.")
+    return {root / one.template: strict_findings(one.record, root) for one in meant}
+
+
+def _chosen(found: Mapping[Path, list[Finding]], select: list[str], ignore: list[str]) -> dict[Path, list[Finding]]:
+    codes = choose_rules(select, [*ignore, *read_settings().ignored_rules])
+    return {path: [one for one in several if one.code in codes] for path, several in found.items()}
 
 
 def _codes(texts: Iterable[str] | None) -> list[str]:

@@ -153,11 +153,11 @@ def test_each_kind_is_a_finding_with_its_place(tmp_path):
         record = run(root / TEMPLATE, {"seed": 1}).record
     found = [(one.code, one.cell, one.line) for one in strict_findings(record)]
     assert found == [
-        ("undeclared-input", 4, 2), ("undeclared-output", 5, 2), ("network", 6, 3), ("network", 7, 3), ("network", 8, 1), ("dynamic-import", 9, 1),
-        ("unseeded", 10, 2), ("unseeded", 11, 3), ("unseeded", 12, 1), ("unseeded", 13, 1),
+        ("NB801", 4, 2), ("NB802", 5, 2), ("NB803", 6, 3), ("NB803", 7, 3), ("NB803", 8, 1), ("NB804", 9, 1),
+        ("NB805", 10, 2), ("NB805", 11, 3), ("NB805", 12, 1), ("NB805", 13, 1),
     ]  # fmt: skip
     said = [str(one) for one in strict_findings(record)]
-    assert said[0].startswith(f"{TEMPLATE}: cell 4, line 2: reads stars.csv, which no Input declares. ")
+    assert said[0].startswith(f"{TEMPLATE}: cell 4, line 2: NB801 reads stars.csv, which no Input declares. ")
     assert "mass.csv" in said[1] and "archive.invalid:443" in said[2] and "192.0.2.7:80" in said[3] and "lab.py" in said[5]
     assert [one["what"] for one in record["access"]["random"]] == ["random", "numpy.random", "numpy.random.default_rng", "torch"]
 
@@ -246,7 +246,7 @@ def test_a_kernel_of_another_language_is_not_watched(tmp_path, monkeypatch):
     root = project(tmp_path, "open('x', 'w').close()")
     record = run(root / TEMPLATE, kernel="other").record
     assert record["access"] is None
-    assert [one.code for one in strict_findings(record)] == ["unwatched"]
+    assert [one.code for one in strict_findings(record)] == ["NB806"]
 
 
 def test_the_home_folder(tmp_path, monkeypatch):
