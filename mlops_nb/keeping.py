@@ -82,7 +82,7 @@ def _print_unused(found: Any, removed: bool) -> None:
         for run in found.runs[:MOST_RUNS]:
             print(f"  {run.id}  {run.status}")
         if len(found.runs) > MOST_RUNS:
-            print(f"  and {_counted(len(found.runs) - MOST_RUNS, 'run')} more: --json names them")
+            print(f"  and {len(found.runs) - MOST_RUNS:,} more: --json names them")
     else:
         print("nothing to remove")
     if found.kept:

@@ -18,7 +18,7 @@ from pathlib import Path
 from .digest import MANIFEST, read_manifest
 from .errors import BadStore, MlopsError
 from .graph import pipelines
-from .origin import Records, published_folder
+from .origin import Records
 from .record import DAMAGED, Run, runs_in
 from .revision import on_branches
 from .settings import Settings, read_settings, under
@@ -81,11 +81,10 @@ def _fresh(settings: Settings) -> tuple[set[str], list[str]]:
 
 def _named(settings: Settings) -> dict[str, str]:
     """Return where each id and each digest stands that a published record or the ledger names."""
-    folder = published_folder(settings)
-    files = [*sorted(folder.rglob("*.json")), settings.root / LEDGER]
+    files = [*sorted(settings.results.rglob("*.json")), settings.root / LEDGER]
     texts = [(under(path, settings.root), path.read_bytes()) for path in files if path.is_file()]
     found: dict[str, str] = {}
-    for place, data in (*texts, *on_branches(settings.root, (under(folder, settings.root), LEDGER), (".json", ".toml"))):
+    for place, data in (*texts, *on_branches(settings.root, (under(settings.results, settings.root), LEDGER), (".json", ".toml"))):
         for name in (*_ID.findall(data.decode("utf-8", "replace")), *(digest.decode() for digest in _DIGEST.findall(data))):
             found.setdefault(name, place)
     return found

@@ -7,13 +7,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from making import cell, command, write_project
+from making import command, write_project
 
 from mlops_nb.errors import UnknownRun
 from mlops_nb.pipeline import run_pipeline
-from mlops_nb.plain import load
+from mlops_nb.publish import publish
 from mlops_nb.record import runs, write_record
-from mlops_nb.settings import read_settings
 from mlops_nb.store import Store
 from mlops_nb.trace import as_svg, trace
 
@@ -155,27 +154,12 @@ def test_a_damaged_record_is_named(project):
     assert split in found.notes[0] and found.reads[found.run]["train"].run is None
 
 
-def published(root: Path, target: Path) -> None:
-    """Publish the runs of a project by hand: records that hold what in the store lies under digests, and notebooks."""
-    (target / "results" / "stars").mkdir(parents=True)
-    store = Store(read_settings(root).store)
-    for run in runs(root):
-        record = dict(run.record)
-        record["key"] = {**record["key"], "parts": load(store.read(record["key"]["parts"]))}
-        record["environment"] = load(store.read(record["environment"]["digest"]))
-        for file in record["outputs"].values():
-            if file["path"] == "data/split":
-                file["inside"] = {"data/split/train.csv": store.inside(file["digest"], "train.csv")}
-        place = target / "results" / "stars" / Path(run.template).name
-        place.with_suffix(".json").write_text(json.dumps(record))
-        place.write_text(json.dumps({"cells": [cell("")], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}))
-
-
-def test_a_fresh_clone_answers_from_the_published_records(finished, tmp_path):
+def test_a_fresh_clone_answers_from_the_published_records(project, tmp_path):
     """There is no store and no output, and a number of a published notebook is traced all the same."""
+    publish(root=project, arguments={"train": {"seed": 3}})
     clone = write_project(tmp_path / "clone", PIPELINE)
-    published(finished, clone)
-    train, split = id_of(finished, "train"), id_of(finished, "split")
+    shutil.copytree(project / "results", clone / "results")
+    train, split = id_of(project, "train"), id_of(project, "split")
     for asked in ("macro_f1", "results/stars/20_train.ipynb", "results/stars/20_train.json", "results/stars/20_train.ipynb:macro_f1", "models/network.json"):
         found = trace(asked, clone)
         assert found.run == train and found.reads[train]["train"].run == split and found.packages[train] is not None, asked
