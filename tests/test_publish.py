@@ -119,7 +119,7 @@ def found(root: Path, **options) -> dict[str, list[str]]:
     by_name: dict[str, list[str]] = {}
     for one in check_published(root=root, **options).findings:
         assert one.remedy and one.path.parent == root / "results" / "stars"
-        by_name.setdefault(one.path.stem, []).append(f"{one.code}: {one.message}")
+        by_name.setdefault(one.path.stem, []).append(f"{one.code}: {one.message.removesuffix('.')}")
     return by_name
 
 
