@@ -9,7 +9,7 @@ __all__ = ['END', 'FILE', 'KINDS', 'MOST', 'MOST_OF_FOLDER', 'SEEDS', 'watch', '
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .finding import Finding
@@ -429,7 +429,7 @@ def _numbers(notebook: Mapping[str, Any]) -> tuple[int | None, dict[int, int]]:
 def _shown(path: str, root: Path) -> str:
     """Return a path as seen from the root, or from the home folder; else as it is."""
     shown = under(Path(path), root)
-    return shown if shown != path or not Path(path).is_relative_to(Path.home()) else f"~/{under(Path(path), Path.home())}"
+    return shown if shown != path or not Path(path).is_relative_to(Path.home()) else PurePosixPath("~", under(Path(path), Path.home())).as_posix()
 
 
 def _top_level(path: str) -> str:

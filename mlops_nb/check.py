@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'ONCE', 'FIXABLE', 'faults_of_form', 'faults_of_order', 'leaked_secrets', 'kind_of', 'check_notebook',
-           'find_notebooks', 'check', 'fix', 'without_outputs']
+           'waivers_in', 'find_notebooks', 'check', 'fix', 'without_outputs']
 
 # %% ../nbs/29_check.ipynb #29-check-02
 import ast
@@ -178,7 +178,7 @@ def check_notebook(
     except BadNotebook as error:
         return [Finding("NB101", path, None, None, str(error), "Restore the file, or save it again with JupyterLab.")] if "NB101" in chosen else []
     cells = read_code(template)
-    waivers = _waivers(template, cells)
+    waivers = waivers_in(template, cells)
     found = [one for one in _findings(template, cells, settings, executed) if one.code in chosen and not is_waived(one, waivers)]
     return [replace(one, message=masked(one.message), remedy=masked(one.remedy)) for one in _first_of_each(sorted(found, key=lambda one: (one.cell or 0, one.line or 0, one.code)))]
 
@@ -209,7 +209,11 @@ def _faults_of_syntax(template: Template, cells: list[Code]) -> Iterator[Finding
             yield Finding("NB102", template.path, cell.number, cell.line, f"cell {cell.number} is not valid Python: {cell.fault}.", "Mend it, or make it a cell of text.")
 
 
-def _waivers(template: Template, cells: list[Code]) -> dict[int, dict[int, tuple[str, ...]]]:
+def waivers_in(
+    template: Template,
+    cells: list[Code],  # what `read_code` returned
+) -> dict[int, dict[int, tuple[str, ...]]]:
+    """Return the waived codes by cell and line."""
     trees = {cell.number: cell.tree for cell in cells}
     return {number: read_waivers(cell.source, trees.get(number)) for number, cell in zip(_numbers(template), template.cells, strict=True) if number and "noqa" in cell.source.lower()}
 

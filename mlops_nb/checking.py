@@ -7,16 +7,19 @@ __all__ = ['check']
 
 # %% ../nbs/84_checking.ipynb #84-checking-02
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .errors import BadArgument
-from .finding import Finding, choose_rules
+from .finding import Finding, choose_rules, is_waived
 from .settings import find_root, near, read_settings
 from .terminal import print_json
+
+if TYPE_CHECKING:
+    from .record import Run
 
 # %% ../nbs/84_checking.ipynb #84-checking-05
 def check(
@@ -24,7 +27,7 @@ def check(
     fix: Annotated[bool, typer.Option("--fix", help="Remove the outputs and execution counts of templates; nothing else in the files changes.")] = False,
     select: Annotated[list[str] | None, typer.Option("--select", metavar="CODES", help="Only these rules: codes or beginnings of codes, with commas between. Repeatable.")] = None,
     ignore: Annotated[list[str] | None, typer.Option("--ignore", metavar="CODES", help="All but these rules, besides those that settings.ini ignores. Repeatable.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Check runs too: nothing read, written, contacted, imported or drawn beyond the contract. Of these steps and runs; default: the last run of each step.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Check runs too: nothing read, written, contacted, imported or drawn beyond the contract. Of these pipelines, steps and runs; default: the last good run of each step of the default pipeline.")] = False,
     published: Annotated[bool, typer.Option("--published", help="Check instead that what is published, of these pipelines, comes from the code, data and packages that are here.")] = False,
     since: Annotated[str | None, typer.Option("--since", metavar="REV", help="With --published: pass over what was so before this branch left REV.")] = None,
     data: Annotated[bool, typer.Option("--data", help="With --published: an input that is not here is a finding, not a note.")] = False,
@@ -76,19 +79,36 @@ def _published(pipelines: Iterable[str] | None, since: str | None, data: bool) -
 
 
 def _strict(names: Iterable[str] | None) -> dict[Path, list[Finding]]:
-    """Return by template what these runs, or the last run of each step of the default pipeline, did beyond the contract."""
+    """Return by template what these runs did beyond the contract, less what a comment waives in the template as it is now."""
     from mlops_nb.access import strict_findings
-    from mlops_nb.errors import UnknownRun
-    from mlops_nb.graph import read_graph
-    from mlops_nb.record import find_run, runs
+    from mlops_nb.check import waivers_in
+    from mlops_nb.lint import read_code
+    from mlops_nb.template import read_template
 
     root = find_root()
-    meant = [find_run(name) for name in names or []]
-    if not names:
-        meant = [one for step in read_graph().steps for one in runs(step=step.name, status="succeeded", limit=1)]
-    if not meant:
-        raise UnknownRun("no step of the pipeline has a run that succeeded; `mlops-nb run` makes some.")
-    return {root / one.template: strict_findings(one.record, root) for one in meant}
+    found: dict[Path, list[Finding]] = {}
+    for path, run in (one for name in names or [None] for one in _meant(name, root)):
+        if run is None:
+            found[path] = [Finding("NB806", path, None, None, "no run of it has succeeded, so nobody knows what it reads.", "`mlops-nb run` makes one.")]
+            continue
+        template = read_template(path) if path.exists() else None
+        waived = waivers_in(template, read_code(template)) if template else {}
+        found[path] = [one for one in strict_findings(run.record, root) if not is_waived(one, waived)]
+    return found
+
+
+def _meant(name: str | None, root: Path) -> Iterator[tuple[Path, "Run | None"]]:
+    """Yield template and last run that succeeded, of each step of a pipeline or of one step; else the run of that id."""
+    from mlops_nb.graph import pipelines, read_graph
+    from mlops_nb.record import find_run, runs
+
+    if name is None or name in pipelines(read_settings(root)):
+        for step in read_graph(name).steps:
+            yield step.template.path, next(iter(runs(step=step.name, status="succeeded", limit=1)), None)
+    else:
+        step_name = Path(name).name if name.endswith(".ipynb") else name
+        run = next(iter(runs(step=step_name, status="succeeded", limit=1)), None) or find_run(step_name)
+        yield root / run.template, run
 
 
 def _chosen(found: Mapping[Path, list[Finding]], select: list[str], ignore: list[str]) -> dict[Path, list[Finding]]:

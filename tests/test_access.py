@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from making import all_bytes, write_notebook, write_project
+from making import all_bytes, command, write_notebook, write_project
 
 from mlops_nb import run
 from mlops_nb.access import END, FILE, begin, strict_findings
 from mlops_nb.errors import RunError
 from mlops_nb.execute import execute
+from mlops_nb.record import find_run
 from mlops_nb.template import read_template
 
 TEMPLATE = "nbs/pipelines/stars/50_train.ipynb"
@@ -266,3 +267,18 @@ def test_numbers_as_numpy_sees_them():
     state = np.random.RandomState()._bit_generator
     assert state.state["state"]["pos"] == 623 and state.seed_seq is not None
     assert np.random.RandomState(0)._bit_generator.seed_seq is None
+
+
+def test_check_strict_at_the_command_line(tmp_path):
+    """It names notebook, cell, line and remedy and exits with 1; a comment waives a rule for its line; `show` tells the same."""
+    root = project(tmp_path, "import os\nopen(f\"{os.environ['ROOT']}/stars.csv\").read()\nopen(f\"{os.environ['ROOT']}/new.csv\", 'w').close()  # noqa: NB802")
+    (root / "stars.csv").touch()
+    assert "NB806" in command("check", "--strict", cwd=root).stdout  # nothing has run
+    assert command("run", cwd=root, ROOT=str(root)).returncode == 0
+    for words in ([], ["stars"], ["train"], [TEMPLATE], [find_run("train", root).id]):
+        said = command("check", "--strict", *words, cwd=root)
+        assert said.returncode == 1 and "NB802" not in said.stdout
+        assert said.stdout.startswith(f'{TEMPLATE}: cell 3, line 2: NB801 reads stars.csv, which no Input declares. Declare it in the `parameters` cell, data = Input("stars.csv")')
+    assert command("check", "--strict", "--ignore", "NB8", cwd=root).returncode == 0
+    assert command("check", "--strict", "trian", cwd=root).returncode == 2
+    assert "undeclared   reads stars.csv, which no Input declares (cell 3, line 2)" in command("show", "train", cwd=root).stdout
