@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 TOOLS = {
     "IPython": "result",
     "annotated_types": "template",
+    "fsspec": "remote",
     "jupyter_client": "kernel",
     "jupyter_core": "kernel",
     "nbclient": "execute",
