@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from . import asking, checking, keeping, proving, running
+from . import asking, checking, keeping, proving, running, sharing
 from .errors import MlopsError, RunError, RunInterrupted
 
 # %% ../nbs/89_cli.ipynb #89-cli-05
@@ -30,6 +30,7 @@ app = typer.Typer(
 
 COMMANDS = (
     running.run, running.params,
+    sharing.push, sharing.pull,
     asking.graph, asking.status, asking.why, asking.runs, asking.show, asking.results,
     checking.check, proving.publish,
     keeping.trace, keeping.gc,

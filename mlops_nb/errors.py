@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MlopsError', 'BadSettings', 'BadNotebook', 'BadContract', 'UnknownParameter', 'BadArgument', 'BadPipeline',
            'BadPublication', 'BadRevision', 'BadImage', 'RunError', 'CellFailed', 'RunTimedOut', 'RunKilled',
-           'RunInterrupted', 'UnknownRun', 'BadStore', 'BadValue', 'did_you_mean', 'listed', 'refused']
+           'RunInterrupted', 'UnknownRun', 'BadStore', 'BadRemote', 'UnreachableRemote', 'RefusedRemote', 'BadValue',
+           'did_you_mean', 'listed', 'refused']
 
 # %% ../nbs/00_errors.ipynb #00-errors-02
 from collections.abc import Iterable, Iterator
@@ -82,6 +83,18 @@ class UnknownRun(MlopsError, LookupError):
 
 class BadStore(MlopsError, OSError):
     """The store lacks an object, holds a damaged one, or cannot be written."""
+
+
+class BadRemote(BadStore):
+    """The shared store lacks an object, holds what is damaged, or what is not to be trusted."""
+
+
+class UnreachableRemote(BadRemote):
+    """The shared store does not answer, or refuses."""
+
+
+class RefusedRemote(UnreachableRemote):
+    """The shared store answers that this is not allowed."""
 
 
 class BadValue(MlopsError, TypeError):

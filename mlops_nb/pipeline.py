@@ -17,6 +17,7 @@ from .execute import Mask, Progress
 from .graph import Graph, Step, check_inputs, read_graph
 from .hit import relative_arguments, secrets_of
 from .record import Run, Runs
+from .remote import to_stderr
 from .step import run
 from .template import check_arguments
 
@@ -47,6 +48,7 @@ class Watch:
     on_progress: Callable[[str, Progress], None] = lambda step, progress: None
     on_end: Callable[[Run, bool], None] = lambda run, was_there: None  # was_there: a run of the store, nothing was executed
     on_skip: Callable[[str, str], None] = lambda step, why: None
+    on_warning: Callable[[str], None] = to_stderr  # told what went wrong with the shared store, which ends no run
 
 # %% ../nbs/34_pipeline.ipynb #34-pipeline-06
 def run_pipeline(
@@ -57,7 +59,7 @@ def run_pipeline(
     start: str | None = None,  # run this step and those that depend on it
     only: str | None = None,  # run this step alone
     watch: Watch | None = None,
-    **options: Any,  # as `run` takes them: kernel, timeout_s, cell_timeout_s, hold, force
+    **options: Any,  # as `run` takes them: kernel, timeout_s, cell_timeout_s, hold, force, fetch_only
 ) -> PipelineRun:
     """Run the steps of a pipeline in the order of its graph.
 
@@ -83,7 +85,7 @@ def run_pipeline(
         try:
             finished = run(
                 step.template.path, named.get(step.name), root=graph.root, pipeline=graph.pipeline, given=given,
-                on_progress=partial(watch.on_progress, step.name), on_hit=hits.append, **options,
+                on_progress=partial(watch.on_progress, step.name), on_hit=hits.append, on_warning=watch.on_warning, **options,
             )  # fmt: skip
             given.update({file["path"]: file["digest"] for file in finished.record["outputs"].values()})
         except MlopsError as error:

@@ -53,7 +53,7 @@ def _run_notebook(path: Path, texts: Mapping[str, str], options: dict) -> None:
     display.step(template.step)
     hits: list[Any] = []
     try:
-        finished = run_one(path, arguments, on_progress=display.progress, on_hit=hits.append, **options)
+        finished = run_one(path, arguments, on_progress=display.progress, on_hit=hits.append, on_warning=display.warn, **options)
     except RunError as error:
         if error.run is not None:
             display.end(error.run)
@@ -68,7 +68,7 @@ def _run_pipeline(name: str | None, texts: Mapping[str, str], start: str | None,
 
     arguments = pipeline_arguments(read_graph(name), texts)
     display = Display()
-    watch = Watch(display.step, lambda step, progress: display.progress(progress), display.end, display.skip)
+    watch = Watch(display.step, lambda step, progress: display.progress(progress), display.end, display.skip, display.warn)
     ended = run_pipeline(name, arguments, start=start, only=only, watch=watch, **options)
     for error in ended.errors.values():
         print(f"\n{error}\n", file=sys.stderr)

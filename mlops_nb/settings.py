@@ -8,6 +8,7 @@ __all__ = ['OPTIONS', 'find_root', 'Settings', 'read_settings', 'under', 'near']
 # %% ../nbs/01_settings.ipynb #01-settings-02
 import configparser
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,11 +41,13 @@ class Settings:
     locks: tuple[str, ...]  # files, as patterns under the root, that say which packages are installed
     ignored_rules: tuple[str, ...]  # codes of rules that `mlops-nb check` passes over, or beginnings of codes
     keep_days: float  # how long `mlops-nb gc` leaves a run that nothing else keeps
+    remote: str | None = None  # URL of the store that is shared with others; None: nothing is shared
+    push: str = "yes"  # who sends runs there: yes, no, or ci for machines that set the variable CI
 
 # %% ../nbs/01_settings.ipynb #01-settings-09
 OPTIONS = {
     "pipelines": {"folder": "nbs/pipelines", "default": None},
-    "store": {"path": "runs", "keep_days": "30"},
+    "store": {"path": "runs", "keep_days": "30", "remote": None, "push": "yes"},
     "publish": {
         "folder": "results", "output_kb": "50", "picture_kb": "100", "notebook_kb": "500",
         "locks": "constraints*.txt requirements*.txt pyproject.toml environment.y*ml *.lock pixi.toml .python-version",
@@ -58,7 +61,8 @@ def read_settings(
 ) -> Settings:
     """Read `settings.ini` of the project that `root` lies in; a missing file means every default.
 
-    Raises `BadSettings` on a file that cannot be parsed, an unknown section and an unknown option.
+    Raises `BadSettings` on a file that cannot be parsed, an unknown section and an unknown option, and a URL with a
+    password in it, which is not shown.
     """
     root = find_root(root)
     file = root / "settings.ini"
@@ -93,6 +97,8 @@ def _read(root: Path, version: tuple | None) -> Settings:
         locks=tuple(option("publish", "locks").split()),
         ignored_rules=tuple(option("check", "ignore").replace(",", " ").split()),
         keep_days=_days(option("store", "keep_days")),
+        remote=_remote(option("store", "remote"), root),
+        push=_push(option("store", "push")),
     )
 
 
@@ -121,6 +127,28 @@ def _parse(file: Path) -> dict[str, dict[str, str]]:
                     + did_you_mean(name, OPTIONS[section])
                 )
     return {section: dict(parser[section]) for section in parser.sections()}
+
+# %% ../nbs/01_settings.ipynb #01-settings-21
+_SECRET = re.compile(r"://[^@]*:[^@]*@|[?&;](?:[\w.-]*[_.-])?(?:key|secret|token|password|passwd|sig|signature|credential)s?=", re.IGNORECASE)
+
+
+def _remote(value: str | None, root: Path) -> str | None:
+    if not value:
+        return None
+    if _SECRET.search(value):
+        raise BadSettings(
+            "settings.ini: the URL of [store] remote has a password, a key or a token in it, and that file is for everybody to read. Take it out, and change it "
+            "where it was committed. Credentials come from the environment or a profile, such as AWS_PROFILE."
+        )
+    if "::" in value:
+        raise BadSettings(f"settings.ini: [store] remote = {value} chains file systems; name the one that is shared.")
+    return value.rstrip("/") if "://" in value else str(root / Path(value).expanduser())
+
+
+def _push(value: str | None) -> str:
+    if value not in ("yes", "no", "ci"):
+        raise BadSettings(f"settings.ini: [store] push = {value}; it is {listed(('yes', 'no', 'ci'))}.")
+    return value
 
 # %% ../nbs/01_settings.ipynb #01-settings-14
 def under(path: Path, root: Path) -> str:

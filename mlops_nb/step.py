@@ -19,7 +19,7 @@ from typing import Any
 from . import __version__
 from .access import END, FILE, begin, read_access
 from .environment import environment, hardware, reached_packages
-from .errors import BadArgument, BadContract, BadNotebook, BadStore, CellFailed, RunInterrupted, RunKilled, RunTimedOut
+from .errors import BadArgument, BadContract, BadNotebook, BadStore, CellFailed, RunInterrupted, RunKilled, RunTimedOut, UnknownRun
 from .execute import Mask, Outcome, Progress, RolePath, execute
 from .files import File, arrange, check_unchanged, find_inputs, keep_outputs
 from .graph import Step, overlap, step_of
@@ -28,6 +28,7 @@ from .key import Key
 from .plain import dump
 from .reach import Reach, read_reach
 from .record import Run, as_run, new_id, now, this_process, write_record
+from .remote import fetch, remote_of, send_new, to_stderr
 from .result import read_results
 from .revision import read_revision
 from .role import PATHS
@@ -51,13 +52,16 @@ def run(
     cell_timeout_s: float | None = None,  # for each cell
     hold: bool = False,  # keep the kernel of a run that fails; the error says how to attach
     force: bool = False,  # run also where the store has a run with the same key
+    fetch_only: bool = False,  # execute nothing: raise `UnknownRun` where neither store has a run with the same key
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_hit: Callable[[Run], None] = lambda run: None,  # told of the run that is returned instead
+    on_warning: Callable[[str], None] = to_stderr,  # told what went wrong with the shared store, which ends no run
 ) -> Run:
     """Run a notebook and record it; return the run, which has succeeded.
 
     Where the store has a run of the template that succeeded with the same key, nothing is executed: its outputs are laid out, and it is returned. Several processes
-    that ask for one key at once execute it once. A notebook without a `parameters` cell is always executed.
+    that ask for one key at once execute it once. A notebook without a `parameters` cell is always executed. Where the project has a shared store, such a run is looked for
+    there as well, and a run that succeeded is sent there.
 
     The executed notebook is at `run.notebook`, the outputs lie under the project's root, and both are in the store by digest. Raises before anything is executed:
     `BadNotebook`, `BadContract`, `UnknownParameter`, `BadArgument`, `BadStore`. Raises afterwards, with the record in `error.run`: `CellFailed`, `RunTimedOut`,
@@ -68,7 +72,7 @@ def run(
     checked = check_arguments(template, relative_arguments(template, arguments or {}, settings.root))
     step = step_of(template, checked)
     _check_outputs(step, settings)
-    store = Store(settings.store)
+    store, remote = Store(settings.store), remote_of(settings)
     secrets = secrets_of(template)
     Mask(secrets)
     secrets = {**secrets_of_project(settings), **secrets}
@@ -78,19 +82,33 @@ def run(
     if pipeline is None and template.path.parent.parent == settings.pipelines:
         pipeline = template.path.parent.name
 
+    def tell(text: str) -> None:
+        on_progress(Progress(0, 0, 0.0, text))
+
     def wait(until: str = "another run of the same has ended") -> None:
-        on_progress(Progress(0, 0, 0.0, f"waiting until {until}"))
+        tell(f"waiting until {until}")
 
     hide(settings.store)
     with one_at_a_time(settings.store / "locks" / key.digest, wait) if key else nullcontext():
         with in_use(settings.store, lambda: wait("what is unused has been removed")):
             hit = find_hit(key, template, settings.root, store) if key and not force else None
+            if hit is None and key and remote is not None:
+                remote.open()
+                if not force:
+                    fetch(remote, key.digest, under(template.path, settings.root), step.outputs.values(), store, on_warning, tell)
+                    hit = find_hit(key, template, settings.root, store)
             if hit is not None:
                 lay_out_outputs(hit, store, settings.root)
-                on_hit(hit)
-                return hit
-            record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline)
-        return _execute(step, checked, inputs, key, settings, store, secrets, record, options)
+            elif fetch_only:
+                raise UnknownRun(f"{template.name}: no run with its key of today is here" + (f", nor in {remote.url}." if remote else "."))
+            else:
+                record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline)
+        finished = hit or _execute(step, checked, inputs, key, settings, store, secrets, record, options)
+    if remote is not None:
+        send_new(remote, None if hit else finished, store, on_warning, tell)
+    if hit is not None:
+        on_hit(hit)
+    return finished
 
 
 def _check_outputs(step: Step, settings: Settings) -> None:

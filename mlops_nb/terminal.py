@@ -105,6 +105,10 @@ class Display:
         """A step does not run."""
         self._say(f"{name}: not run, {why}")
 
+    def warn(self, text: str) -> None:
+        """Something went wrong that ends no run."""
+        self._say(f"mlops-nb: {text}")
+
     def _say(self, text: str) -> None:
         self.write(("\r\x1b[K" if self._written else "") + text + "\n")
         self._written = ""

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 TOOLS = {
     "IPython": "result",
     "annotated_types": "template",
+    "fsspec": "remote",
     "jupyter_client": "kernel",
     "jupyter_core": "kernel",
     "nbclient": "execute",
@@ -27,7 +28,7 @@ TOOLS = {
     "pydantic": "template",
     "pyflakes": "lint",
     "rich": "terminal",
-    "typer": ("running", "asking", "checking", "proving", "keeping", "cli"),  # a command declares its own options
+    "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "cli"),  # a command declares its own options
 }
 ANYWHERE = {"PIL", "pandas", "psutil"}  # used as the standard library is
 NOWHERE = {"fastcore", "nbdev"}  # they write the package; it does not need them
