@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MlopsError', 'BadSettings', 'BadNotebook', 'BadContract', 'UnknownParameter', 'BadArgument', 'BadPipeline',
            'BadPublication', 'BadRevision', 'BadImage', 'RunError', 'CellFailed', 'RunTimedOut', 'RunKilled',
-           'RunInterrupted', 'UnknownRun', 'BadStore', 'BadValue', 'did_you_mean', 'listed', 'refused']
+           'RunInterrupted', 'UnknownRun', 'BadStore', 'NotReproducible', 'BadValue', 'did_you_mean', 'listed',
+           'refused']
 
 # %% ../nbs/00_errors.ipynb #00-errors-02
 from collections.abc import Iterable, Iterator
@@ -82,6 +83,10 @@ class UnknownRun(MlopsError, LookupError):
 
 class BadStore(MlopsError, OSError):
     """The store lacks an object, holds a damaged one, or cannot be written."""
+
+
+class NotReproducible(MlopsError, LookupError):
+    """The code, an input or the environment of a run cannot be brought back."""
 
 
 class BadValue(MlopsError, TypeError):
