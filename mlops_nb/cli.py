@@ -31,7 +31,7 @@ app = typer.Typer(
 COMMANDS = (
     running.run, running.params,
     asking.graph, asking.status, asking.why, asking.runs, asking.show, asking.results,
-    checking.check, proving.publish,
+    checking.check, proving.publish, proving.reproduce,
     keeping.trace, keeping.gc,
 )  # fmt: skip
 for command in COMMANDS:
