@@ -32,7 +32,7 @@ COMMANDS = (
     running.run, running.params,
     sharing.push, sharing.pull,
     asking.graph, asking.status, asking.why, asking.runs, asking.show, asking.results,
-    checking.check, proving.publish,
+    checking.check, proving.publish, proving.reproduce,
     keeping.trace, keeping.gc,
 )  # fmt: skip
 for command in COMMANDS:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MlopsError', 'BadSettings', 'BadNotebook', 'BadContract', 'UnknownParameter', 'BadArgument', 'BadPipeline',
            'BadPublication', 'BadRevision', 'BadImage', 'RunError', 'CellFailed', 'RunTimedOut', 'RunKilled',
-           'RunInterrupted', 'UnknownRun', 'BadStore', 'BadRemote', 'UnreachableRemote', 'RefusedRemote', 'BadValue',
-           'did_you_mean', 'listed', 'refused']
+           'RunInterrupted', 'UnknownRun', 'BadStore', 'BadRemote', 'UnreachableRemote', 'RefusedRemote',
+           'NotReproducible', 'BadValue', 'did_you_mean', 'listed', 'refused']
 
 # %% ../nbs/00_errors.ipynb #00-errors-02
 from collections.abc import Iterable, Iterator
@@ -95,6 +95,10 @@ class UnreachableRemote(BadRemote):
 
 class RefusedRemote(UnreachableRemote):
     """The shared store answers that this is not allowed."""
+
+
+class NotReproducible(MlopsError, LookupError):
+    """The code, an input or the environment of a run cannot be brought back."""
 
 
 class BadValue(MlopsError, TypeError):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST_NEW_FILE', 'MOST_NEW_FILES', 'Revision', 'read_revision', 'merge_base', 'lay_out_tree', 'tracked_files',
-           'has_commit', 'file_then', 'on_branches']
+           'last_change', 'has_commit', 'file_then', 'on_branches']
 
 # %% ../nbs/14_revision.ipynb #14-revision-02
 import os
@@ -129,6 +129,15 @@ def tracked_files(
     """Return the paths under `folder`, of the file or in the folder, that git has; none where there is no repository."""
     listed = _git(folder, "ls-files", "-z", "--", f":(literal){path}") or b""
     return [os.fsdecode(name) for name in listed.split(b"\0") if name]
+
+
+def last_change(
+    folder: Path,  # in a git work tree
+    path: str,  # of a file in it
+) -> str | None:
+    """Return the commit that changed a file last; None where git does not have it."""
+    found = _git(folder, "log", "-1", "--format=%H", "--", f":(literal){path}") or b""
+    return found.decode().strip() or None
 
 # %% ../nbs/14_revision.ipynb #14-revision-11b
 def has_commit(
