@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .checkout import has_commit
 from .digest import Entry, files_of, write_manifest
 from .environment import TOOL
 from .errors import BadStore, NotReproducible
@@ -131,15 +132,17 @@ def recorded_code(
         raise NotReproducible("the run was made outside of git, or before the first commit: nobody can say from which code. Commit, and run it again.")
     if revision.get("left_out"):
         scene.notes.append(f"new files that were too large to be recorded are not there: {', '.join(revision['left_out'][:5])}")
-    if not revision.get("patch"):
-        return revision["commit"], b""
-    if not scene.stores[0].has(revision["patch"]) and scene.recorded.commit:
-        scene.notes.append(f"the run was made with changes that were not committed; the code is that of {scene.recorded.commit[:12]}, with which its result was published")
+    patch = revision.get("patch")
+    there = has_commit(scene.settings.root, revision["commit"]) and (not patch or scene.stores[0].has(patch))
+    if not there and scene.recorded.commit:
+        scene.notes.append(f"the recorded commit, or what was changed in it, is not here; the code is that of {scene.recorded.commit[:12]}, which published the result")
         return scene.recorded.commit, b""
-    if not scene.stores[0].has(revision["patch"]):
+    if not patch:
+        return revision["commit"], b""
+    if not scene.stores[0].has(patch):
         raise NotReproducible(f"the run was made with changes that were not committed ({', '.join(revision['changed'][:5])}), and the store no longer has them.")
     scene.notes.append(f"the run was made with changes that were not committed; they were brought back: {', '.join(revision['changed'][:5])}")
-    return revision["commit"], scene.stores[0].read(revision["patch"])
+    return revision["commit"], scene.stores[0].read(patch)
 
 
 def recorded_template(

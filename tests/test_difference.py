@@ -109,7 +109,7 @@ def test_what_differs_is_caught(before, after):
         ("10/10 ━━━━━━ 0s 12ms/step - loss: 0.51", "10/10 ━━━━━━ 0s 15ms/step - loss: 0.51", "timing"),
         ("  0%|  | 0/9\r100%|██| 9/9 [00:03<00:00, 3.1it/s]\n", "100%|██| 9/9 [00:01<00:00, 9.1it/s]\n", "progress"),
         ("\x1b[31mred\x1b[0m", "red", None),
-        ("read /home/ada/project/stars.csv", "read /tmp/tmpab12/tree/stars.csv", "folder"),
+        ("read /home/ada/project/stars.csv", "read /srv/checkout/stars.csv", "folder"),
         ("File /tmp/ipykernel_12/34.py:3", "File /tmp/ipykernel_9/99.py:3", "folder"),
         ("run 20261120T210816-train-5f3a09c1", "run 20261121T210816-train-00000000", "id"),
         ("a   b\n-------\n", "a b\n---------\n", None),
