@@ -14,9 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from .digest import memory_in
 from .errors import BadPipeline, did_you_mean, listed
 from .settings import Settings, read_settings
-from .template import Template, read_template
+from .template import Template, read_template, recall_contracts, remember_contracts
 
 # %% ../nbs/30_graph.ipynb #30-graph-05
 @dataclass(frozen=True)
@@ -107,11 +108,14 @@ def read_graph(
     templates = [read_template(path) for path in sorted(folder.glob("*.ipynb"))]
     if not templates:
         raise BadPipeline(f"the pipeline {folder.name!r} has no notebooks: put templates into {folder}.")
+    memory = memory_in(settings.store)
+    recall_contracts(templates, memory)
     steps = {}
     for template in templates:
         if template.step in steps:
             raise BadPipeline(f"{steps[template.step].template.name} and {template.name} are both called {template.step!r}; rename one.")
         steps[template.step] = step_of(template, arguments.get(template.step, {}))
+    remember_contracts(templates, memory)
     _one_writer_each(steps.values())
     needs = {name: tuple(_needed(step, steps.values())) for name, step in steps.items()}
     return Graph(folder.name, settings.root, tuple(steps[name] for name in _ordered(needs, steps)), needs)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .digest import digest_bytes
+from .digest import digest_bytes, memory_in
 from .environment import environment, reached_packages
 from .kernel import kernel_python
 from .plain import dump
@@ -53,11 +53,12 @@ def make_key(
     home: Path | None = None,  # where the project's packages are installed from, if `root` is a copy of that
 ) -> Key:
     """Return the key that a run of `template` would have now."""
-    reach = read_reach(template, root, home)
+    remembered = memory_in(memory)
+    reach = read_reach(template, root, home, remembered)
     reads = {parameter.name for parameter in template.parameters if parameter.role == "Input"}
     name = kernel or template.kernel or "python3"
     parts = {
-        "code": {"cells": code_digest(template)},
+        "code": {"cells": code_digest(template, remembered)},
         "reach": reach.code,
         "arguments": {name: Path(str(value)).name if name in reads else value for name, value in arguments.items()},
         "inputs": dict(inputs),

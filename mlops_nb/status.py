@@ -18,7 +18,7 @@ from .hit import find_hit, key_now
 from .key import Key, why
 from .pipeline import checked_graph
 from .plain import load
-from .record import Run, runs_in
+from .record import Run, at_one_moment, runs_in
 from .settings import Settings, read_settings, under
 from .store import Store
 from .template import check_arguments
@@ -46,11 +46,13 @@ def read_status(
     store = Store(settings.store)
     found: dict[str, StepStatus] = {}
     given: dict[str, str] = {}
-    for step in graph.steps:
-        checked = check_arguments(step.template, named.get(step.name, {}))
-        found[step.name] = one = _stands(step, checked, graph, settings, store, found, given)
-        if one.status == "fresh":
-            given.update({file["path"]: file["digest"] for file in one.run.record["outputs"].values()})
+    with at_one_moment(settings.store):
+        for step in graph.steps:
+            checked = check_arguments(step.template, named.get(step.name, {}))
+            found[step.name] = one = _stands(step, checked, graph, settings, store, found, given)
+            if one.status == "fresh":
+                given.update({file["path"]: file["digest"] for file in one.run.record["outputs"].values()})
+    store.digester.memory.write()
     return list(found.values())
 
 
