@@ -263,7 +263,7 @@ class Digester:
         digest, size_bytes = load(known)
         return digest, size_bytes
 
-    def digest_file(self, path: Path) -> str:
+    def digest_file(self, path: Path | str) -> str:
         """Return the digest of a file, read only if it changed since it was last read."""
         identity = _identity(os.stat(path))
         return self._digests([(os.fspath(path), identity)])[identity]

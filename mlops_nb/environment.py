@@ -101,6 +101,8 @@ def brought_along(
 
 
 def _required_by_extras(name: str, extras: list[str]) -> list[str]:
+    from importlib import metadata
+
     from packaging.requirements import Requirement
 
     asked = map(Requirement, metadata.requires(name) or [])

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import BadArgument, RunError
+from .errors import RunError
 from .kernel import GRACE_S, Kernel
 from .mask import Mask
 from .record import now

@@ -61,9 +61,9 @@ def _stands(
 ) -> StepStatus:
     template = under(step.template.path, graph.root)
     last = runs_in(settings.store, template=template, limit=1)
-    made = runs_in(settings.store, template=template, status="succeeded", limit=1)
     if last and last[0].status == "running":
         return StepStatus(step.name, "running", (f"it runs since {last[0].started[11:19]} UTC",), last[0])
+    made = last if last and last[0].status == "succeeded" else runs_in(settings.store, template=template, status="succeeded", limit=1)
     waiting = [f"{name} is {found[name].status}" for name in graph.needs[step.name] if found[name].status != "fresh"]
     if waiting:
         return StepStatus(step.name, "stale" if made else "missing", tuple(waiting), made[0] if made else None)

@@ -19,7 +19,7 @@ TOOLS = {
     "IPython": "result",
     "annotated_types": "template",
     "jupyter_client": "kernel",
-    "jupyter_core": "kernel",
+    "jupyter_core": ("kernel", "kernelspec"),
     "nbclient": "execute",
     "nbformat": "execute",
     "packaging": "environment",
