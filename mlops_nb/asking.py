@@ -42,7 +42,8 @@ def status(
     from mlops_nb.graph import read_graph
     from mlops_nb.status import read_status
 
-    found = read_status(pipeline, pipeline_arguments(read_graph(pipeline), split_arguments(parameter or [])))
+    texts = split_arguments(parameter or [])
+    found = read_status(pipeline, pipeline_arguments(read_graph(pipeline), texts) if texts else {})
     if as_json:
         print_json([{"step": one.step, "status": one.status, "reasons": list(one.reasons)} for one in found])
         return

@@ -8,15 +8,13 @@ __all__ = ['TOOL', 'packages', 'normal_name', 'reached_packages', 'brought_along
 # %% ../nbs/12_environment.ipynb #12-environment-02
 import json
 import os
-import platform
 import re
-import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 # %% ../nbs/12_environment.ipynb #12-environment-04
 def packages(
@@ -49,6 +47,8 @@ def _distributions(folder: str, changed_ns: int) -> list[tuple[str, str]]:
         if named:
             found.append((normal_name(named[1]), named[2]))
         elif entry.endswith((".egg-info", ".egg-link")):
+            from importlib import metadata  # where it is needed: it takes 0.03 s
+
             for distribution in metadata.distributions(path=[folder]):
                 if normal_name(distribution.name) == normal_name(entry.rpartition(".")[0]):
                     found.append((normal_name(distribution.name), distribution.version))
@@ -101,6 +101,8 @@ def brought_along(
 
 
 def _required_by_extras(name: str, extras: list[str]) -> list[str]:
+    from importlib import metadata
+
     from packaging.requirements import Requirement
 
     asked = map(Requirement, metadata.requires(name) or [])
@@ -108,7 +110,7 @@ def _required_by_extras(name: str, extras: list[str]) -> list[str]:
 
 
 def _ownership(memory: Path | None) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    state = json.dumps([[folder, _changed_ns(folder)] for folder in sys.path if _holds_metadata(folder)])
+    state = json.dumps([[folder, _changed_ns(folder)] for folder in sys.path if _holds_metadata(folder, _changed_ns(folder))])
     if state not in _known:
         _known[state] = _recalled(memory, state) or _read_ownership()
         if memory is not None and memory.is_dir():
@@ -122,7 +124,8 @@ def _ownership(memory: Path | None) -> tuple[dict[str, list[str]], dict[str, lis
 _known: dict[str, tuple] = {}
 
 
-def _holds_metadata(folder: str) -> bool:
+@lru_cache(maxsize=64)
+def _holds_metadata(folder: str, changed_ns: int) -> bool:
     """Say whether packages are installed there. A working folder on the path changes with every file that is written in it."""
     try:
         return any(entry.endswith((".dist-info", ".egg-info")) for entry in os.listdir(folder or "."))
@@ -139,6 +142,8 @@ def _recalled(memory: Path | None, state: str) -> tuple | None:
 
 
 def _read_ownership() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    from importlib import metadata
+
     from packaging.requirements import InvalidRequirement, Requirement
 
     owners: dict[str, list[str]] = {}
@@ -160,7 +165,7 @@ def _read_ownership() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     return owners, needs
 
 
-def _top_levels(distribution: metadata.Distribution) -> set[str]:
+def _top_levels(distribution: Any) -> set[str]:
     found = {file.parts[0].partition(".")[0] for file in distribution.files or [] if file.suffix in (".py", ".so", ".pyd") and ".." not in file.parts}
     found.add(normal_name(distribution.name).replace("-", "_"))  # an editable install does not list its files
     return found | set((distribution.read_text("top_level.txt") or "").split())
@@ -179,6 +184,8 @@ def _cpu() -> str:
                 return line.partition(":")[2].strip()
     except OSError:
         pass
+    import platform
+
     return platform.processor() or platform.machine()
 
 
@@ -215,10 +222,14 @@ def environment(
 
 
 def _python() -> dict:
+    import platform
+
     return {"version": platform.python_version(), "implementation": platform.python_implementation()}
 
 
 def _platform() -> dict:
+    import platform
+
     libc = " ".join(part for part in platform.libc_ver() if part) if sys.platform == "linux" else ""
     return {"system": platform.system(), "release": platform.release(), "machine": platform.machine(), "libc": libc}
 
@@ -229,6 +240,8 @@ def _same_python(python: str) -> bool:
 
 @lru_cache(maxsize=8)
 def _asked(python: str, changed_ns: int) -> dict:
+    import subprocess
+
     program = "import json\n" + Path(__file__).read_text(encoding="utf-8") + "\nprint(json.dumps(environment()))\n"
     try:
         folder = os.path.dirname(python)  # what lies in the working folder is not installed

@@ -51,11 +51,11 @@ def find_inputs(
 
 
 def _given(path: str, given: Mapping[str, str], store: Store) -> str | None:
-    for written, digest in given.items():
-        if path == written:
-            return digest
-        if path.startswith(written + "/"):
-            return store.inside(digest, path[len(written) + 1 :])
+    if path in given:
+        return given[path]
+    for at in (at for at, character in enumerate(path) if character == "/"):
+        if path[:at] in given:
+            return store.inside(given[path[:at]], path[at + 1 :])
     return None
 
 

@@ -10,13 +10,15 @@ __all__ = ['BOX', 'GAP', 'ROW', 'LINE', 'Point', 'Step', 'step_of', 'overlap', '
 import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from .digest import memory_in
 from .errors import BadPipeline, did_you_mean, listed
 from .settings import Settings, read_settings
-from .template import Template, read_template
+from .template import Template, read_template, recall_contracts, remember_contracts
 
 # %% ../nbs/30_graph.ipynb #30-graph-05
 @dataclass(frozen=True)
@@ -84,7 +86,12 @@ class Graph:
 
     def writer(self, path: str) -> Step | None:
         """Return the step that writes `path`, or a folder that it lies in, or files in it."""
-        return next((step for step in self.steps if any(overlap(path, written) for written in step.outputs.values())), None)
+        written = self._writers.overlapping(path)
+        return min((self._writers.steps[one] for one in written), key=self.steps.index) if written else None
+
+    @cached_property
+    def _writers(self) -> "_Writers":
+        return _writers(self.steps)
 
     def __repr__(self) -> str:
         return f"Graph({self.pipeline!r}: {', '.join(step.name for step in self.steps)})"
@@ -107,13 +114,16 @@ def read_graph(
     templates = [read_template(path) for path in sorted(folder.glob("*.ipynb"))]
     if not templates:
         raise BadPipeline(f"the pipeline {folder.name!r} has no notebooks: put templates into {folder}.")
+    memory = memory_in(settings.store)
+    recall_contracts(templates, memory)
     steps = {}
     for template in templates:
         if template.step in steps:
             raise BadPipeline(f"{steps[template.step].template.name} and {template.name} are both called {template.step!r}; rename one.")
         steps[template.step] = step_of(template, arguments.get(template.step, {}))
-    _one_writer_each(steps.values())
-    needs = {name: tuple(_needed(step, steps.values())) for name, step in steps.items()}
+    remember_contracts(templates, memory)
+    writers, order = _writers(steps.values()), {name: number for number, name in enumerate(steps)}
+    needs = {name: tuple(_needed(step, writers, order)) for name, step in steps.items()}
     return Graph(folder.name, settings.root, tuple(steps[name] for name in _ordered(needs, steps)), needs)
 
 
@@ -144,25 +154,46 @@ def _folder(settings: Settings, pipeline: str | None) -> Path:
     raise BadPipeline(f"there is no pipeline {pipeline!r} in {settings.pipelines}; there are {listed(names)}." + did_you_mean(pipeline, names))
 
 
-def _one_writer_each(steps: Iterable[Step]) -> None:
-    written: list[tuple[str, Step]] = []
+class _Writers:
+    """Which step writes a path, found without a look at every other path."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Step] = {}
+        self.below: dict[str, list[str]] = {}  # written paths by each folder that they lie in
+
+    def add(self, path: str, step: Step) -> None:
+        self.steps[path] = step
+        for folder in _folders_of(path):
+            self.below.setdefault(folder, []).append(path)
+
+    def overlapping(self, path: str) -> list[str]:
+        """Return the written paths that `overlap` it."""
+        return [written for written in (path, *_folders_of(path)) if written in self.steps] + self.below.get(path, [])
+
+
+def _folders_of(path: str) -> list[str]:
+    return [path[:at] for at in range(len(path)) if path[at] == "/"]
+
+
+def _writers(steps: Iterable[Step]) -> _Writers:
+    """Return who writes what. Raises `BadPipeline` where two write one path."""
+    found = _Writers()
     for step in steps:
         for path in step.outputs.values():
-            for other, writer in written:
-                if overlap(path, other):
-                    raise BadPipeline(
-                        f"{writer.template.name} and {step.template.name} both write {path!r}"
-                        + (f" (one as {other!r})" if other != path else "")
-                        + "; each path has one writer."
-                    )
-            written.append((path, step))
+            for other in found.overlapping(path)[:1]:
+                raise BadPipeline(
+                    f"{found.steps[other].template.name} and {step.template.name} both write {path!r}"
+                    + (f" (one as {other!r})" if other != path else "")
+                    + "; each path has one writer."
+                )
+        for path in step.outputs.values():
+            found.add(path, step)
+    return found
 
 
-def _needed(step: Step, steps: Iterable[Step]) -> list[str]:
-    def writes_for(other: Step) -> bool:
-        return any(overlap(read, written) for read in step.inputs.values() for written in other.outputs.values())
-
-    return [other.name for other in steps if other.name != step.name and writes_for(other)]
+def _needed(step: Step, writers: _Writers, order: Mapping[str, int]) -> list[str]:
+    names = {writers.steps[written].name for read in step.inputs.values() for written in writers.overlapping(read)}
+    return sorted(names - {step.name}, key=order.__getitem__)
 
 
 def _ordered(needs: Mapping[str, tuple[str, ...]], steps: Mapping[str, Step]) -> list[str]:

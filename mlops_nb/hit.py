@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadArgument, BadContract, BadNotebook, BadStore
-from .execute import SHORTEST_SECRET, Mask
 from .files import File
 from .key import Key, make_key
+from .mask import SHORTEST_SECRET, Mask
 from .record import Run, runs_in
 from .settings import Settings, under
 from .store import Store

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .digest import digest_bytes
+from .digest import Memory, digest_bytes, memory_in
 from .environment import environment, reached_packages
-from .kernel import kernel_python
+from .kernelspec import kernel_python
 from .plain import dump
 from .reach import code_digest, read_reach
 from .template import Template
@@ -53,21 +53,22 @@ def make_key(
     home: Path | None = None,  # where the project's packages are installed from, if `root` is a copy of that
 ) -> Key:
     """Return the key that a run of `template` would have now."""
-    reach = read_reach(template, root, home)
+    remembered = memory_in(memory)
+    reach = read_reach(template, root, home, remembered)
     reads = {parameter.name for parameter in template.parameters if parameter.role == "Input"}
     name = kernel or template.kernel or "python3"
     parts = {
-        "code": {"cells": code_digest(template)},
+        "code": {"cells": code_digest(template, remembered)},
         "reach": reach.code,
         "arguments": {name: Path(str(value)).name if name in reads else value for name, value in arguments.items()},
         "inputs": dict(inputs),
-        "environment": {"kernel": name, **_environment(name, reach.packages, memory)},
+        "environment": {"kernel": name, **_environment(name, reach.packages, memory, remembered)},
     }
     return Key(key_of(parts), parts, reach.unseen)
 
-def _environment(kernel: str, names: Iterable[str], memory: Path | None) -> dict[str, str]:
+def _environment(kernel: str, names: Iterable[str], memory: Path | None, remembered: Memory) -> dict[str, str]:
     """Return versions by name: of what the imports reach; of all packages where the kernel runs in another Python than this."""
-    python = kernel_python(kernel)
+    python = kernel_python(kernel, remembered)
     if python is not None and os.path.abspath(python) != os.path.abspath(sys.executable):
         other = environment(python)
         return {"python": ".".join(other["python"]["version"].split(".")[:2]), **other["packages"]} if other else {}

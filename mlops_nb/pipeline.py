@@ -10,16 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .digest import memory_in
 from .errors import BadArgument, BadPipeline, MlopsError, RunInterrupted
-from .execute import Mask, Progress
 from .graph import Graph, Step, check_inputs, read_graph
 from .hit import relative_arguments, secrets_of
+from .mask import Mask
 from .record import Run, Runs
 from .remote import to_stderr
+from .settings import read_settings
 from .step import run
 from .template import check_arguments
+
+if TYPE_CHECKING:
+    from mlops_nb.execute import Progress
 
 # %% ../nbs/34_pipeline.ipynb #34-pipeline-05
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Watch:
     """Functions that are told how a pipeline goes on; for a display."""
 
     on_step: Callable[[str, int, int], None] = lambda step, number, steps: None
-    on_progress: Callable[[str, Progress], None] = lambda step, progress: None
+    on_progress: Callable[[str, "Progress"], None] = lambda step, progress: None
     on_end: Callable[[Run, bool], None] = lambda run, was_there: None  # was_there: a run of the store, nothing was executed
     on_skip: Callable[[str, str], None] = lambda step, why: None
     on_warning: Callable[[str], None] = to_stderr  # told what went wrong with the shared store, which ends no run
@@ -73,6 +78,7 @@ def run_pipeline(
     for step in steps:
         check_arguments(step.template, named.get(step.name, {}))
         Mask(secrets_of(step.template))
+    memory = memory_in(read_settings(graph.root).store)  # one for all steps
     done, errors, skipped, given = Runs(), {}, {}, {}
     for number, step in enumerate(steps, start=1):
         why = _blocked(graph, step, errors, skipped)
@@ -95,6 +101,7 @@ def run_pipeline(
             continue
         done.append(finished)
         watch.on_end(finished, bool(hits))
+    memory.write()
     return PipelineRun(graph.pipeline, done, skipped, errors)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from .condense import Limits, condense
 from .digest import digest_bytes
 from .errors import BadPublication
-from .execute import Mask
+from .mask import Mask
 from .graph import Graph, Step
 from .hit import secrets_of_project
 from .key import VERSION, key_of

@@ -16,9 +16,10 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from .digest import digest_bytes
+from .digest import Digester, Memory, digest_bytes
 from .errors import listed
-from .template import Template, parse_notebook, split_magics
+from .plain import dump, load
+from .template import Template, parse_notebook, reading, split_magics
 
 # %% ../nbs/21_reach.ipynb #21-reach-05
 def tree_digest(
@@ -204,12 +205,22 @@ def read_reach(
     template: Template,
     root: Path,  # the project
     home: Path | None = None,  # where its packages are installed from, if `root` is a copy of that
+    memory: Memory | None = None,  # where to remember what was found, with everything that was looked at
 ) -> Reach:
     """Return the reach of a template: from its cells through imports to every definition of the project that they can run."""
+    state = f"{reading()} {template.digest} {root} {home or root}"
+    known = memory.recall("reach", str(template.path), state) if memory else None
+    if known is not None:
+        values = load(known)
+        if _still(values["looked"], home or root):
+            return Reach(values["code"], tuple(values["packages"]), tuple(values["unseen"]), tuple(values["files"]))
     walk = _Walk(root, [template.path.parent, root], home or root)
     walk.cells(template)
     walk.follow()
-    return Reach(dict(sorted(walk.code.items())), tuple(sorted(walk.packages)), tuple(sorted(walk.unseen)), tuple(sorted(walk.files)))
+    found = Reach(dict(sorted(walk.code.items())), tuple(sorted(walk.packages)), tuple(sorted(walk.unseen)), tuple(sorted(walk.files)))
+    if memory and not walk.is_wide:
+        memory.remember("reach", str(template.path), state, dump({"looked": walk.looked, "code": found.code, "packages": found.packages, "unseen": found.unseen, "files": found.files}))
+    return found
 
 # %% ../nbs/21_reach.ipynb #21-reach-13
 class _Walk:
@@ -225,6 +236,9 @@ class _Walk:
         self.left: list[tuple[Module, ast.AST]] = []  # what is still to be read for what it uses
         self.found: set[tuple[str, str | None]] = set()  # of what was looked for in stars
         self.whole_project = False
+        self.is_wide = False  # whether it looked at more than `looked` says
+        self.looked: dict[str, dict] = {"files": {}, "namespaces": {}, "folders": {}}  # with what was seen
+        self.modules: dict[str, Module | None] = {}  # by name, as found
 
     def cells(self, template: Template) -> None:
         """Begin with the cells of a notebook. What they themselves say is not part of the reach, only what they use."""
@@ -234,6 +248,7 @@ class _Walk:
                 continue
             code, lines = split_magics(cell.source)
             runs.extend(match[1] for match in (re.match(r"%run\s+((?:-m\s+)?['\"]?[^\s'\"]+)", re.sub(r"\s-[a-ln-z]\b", "", line)) for line in lines) if match)
+            self.is_wide |= any(re.match(r"[!%]{1,2}(?!matplotlib|load_ext|autoreload)", line) for line in lines)
             try:
                 ast.parse(code)
             except SyntaxError:
@@ -272,7 +287,7 @@ class _Walk:
             self.code[f"{self._relative(path)}: cells"] = code_digest(other)
             self.cells(other)
         else:
-            self.code[f"{self._relative(path)}: script"] = _file_digest(path, *_version(path))
+            self.code[f"{self._relative(path)}: script"] = _file_digest(data)
             try:
                 module = take_apart(data, self._relative(path), "__main__")
             except (SyntaxError, ValueError):
@@ -288,7 +303,7 @@ class _Walk:
             if not self.left and self.whole_project:
                 self.whole_project = False
                 for path in _python_files(self.root):
-                    self.code.setdefault(f"{self._relative(path)}: all of it", _file_digest(path, *_version(path)))
+                    self.code.setdefault(f"{self._relative(path)}: all of it", _file_digest(path.read_bytes()))
                     self.files.add(self._relative(path))
 
     def _relative(self, path: Path) -> str:
@@ -296,15 +311,24 @@ class _Walk:
 
     def find(self, name: str) -> Module | None:
         """Return the local module of that name; None for one that is not local."""
+        if name not in self.modules:
+            self.modules[name] = self._find(name)
+        return self.modules[name]
+
+    def _find(self, name: str) -> Module | None:
         parts = name.split(".")
         installed = _imported_from(parts[0], self.home)
+        self.looked["folders"][parts[0]] = installed and str(installed)
         for folder in [*self.folders, *([self.root / installed.relative_to(self.home)] if installed else [])]:
             base = folder.joinpath(*parts)
             for file, is_package in ((base / "__init__.py", True), (base.with_name(base.name + ".py"), False)):
-                if file.is_file() and not _installed(file):
-                    return _module(str(file), self._relative(file), name, is_package, *_version(file))
-            if base.is_dir() and any(base.glob("*.py")) and not _installed(base):
-                return Module(self._relative(base), name, True)  # a namespace package
+                data = file.read_bytes() if file.is_file() else None
+                self.looked["files"][str(file)] = None if data is None else digest_bytes(data)
+                if data is not None and not _installed(file):
+                    return _module(data, self._relative(file), name, is_package)
+            self.looked["namespaces"][str(base)] = _is_namespace(str(base))
+            if _is_namespace(str(base)) and not _installed(base):
+                return Module(self._relative(base), name, True)
         return None
 
     def _imports(self, module: Module) -> None:
@@ -462,7 +486,7 @@ class _Walk:
 
     def _lost(self, what: str) -> None:
         self.unseen.add(f"{what}; every Python file of the project counts")
-        self.whole_project = True
+        self.whole_project = self.is_wide = True
 
 # %% ../nbs/21_reach.ipynb #21-reach-14
 class _Names(ast.NodeVisitor):
@@ -521,14 +545,8 @@ def _kind(node: ast.stmt) -> str:
     return "class" if isinstance(node, ast.ClassDef) else "function" if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else "name"
 
 
-def _version(path: Path) -> tuple[int, int, int]:
-    stat = path.stat()
-    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
-
-
 @lru_cache(maxsize=4096)
-def _module(file: str, path: str, name: str, is_package: bool, *version: int) -> Module:
-    data = Path(file).read_bytes()
+def _module(data: bytes, path: str, name: str, is_package: bool) -> Module:
     try:
         return take_apart(data, path, name, is_package)
     except (SyntaxError, ValueError):
@@ -536,12 +554,38 @@ def _module(file: str, path: str, name: str, is_package: bool, *version: int) ->
 
 
 @lru_cache(maxsize=4096)
-def _file_digest(path: Path, *version: int) -> str:
-    data = path.read_bytes()
+def _file_digest(data: bytes) -> str:
     try:
         return tree_digest(ast.parse(data))
     except (SyntaxError, ValueError):
         return digest_bytes(data)
+
+
+def _is_namespace(folder: str) -> bool:
+    """Say whether a folder without `__init__.py` holds modules."""
+    try:
+        return any(name.endswith(".py") for name in os.listdir(folder))
+    except OSError:
+        return False
+
+
+_contents = Digester()
+
+
+def _still(looked: dict[str, dict], home: Path) -> bool:
+    """Say whether a walk would see today what it saw: each file with its content, and nothing where nothing was."""
+    return (
+        all(_content(path) == digest for path, digest in looked["files"].items())
+        and all(_is_namespace(path) == was for path, was in looked["namespaces"].items())
+        and all((str(folder) if folder else None) == was for name, was in looked["folders"].items() for folder in [_imported_from(name, home)])
+    )
+
+
+def _content(path: str) -> str | None:
+    try:
+        return _contents.digest_file(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
 
 
 def _installed(path: Path) -> bool:
@@ -560,8 +604,19 @@ def _python_files(root: Path) -> Iterator[Path]:
 # %% ../nbs/21_reach.ipynb #21-reach-16
 def code_digest(
     template: Template,
+    memory: Memory | None = None,  # where to remember it
 ) -> str:
     """Return the digest of the code of a notebook's cells, in their order."""
+    state = f"{reading()} {template.digest}"
+    known = memory.recall("code", str(template.path), state) if memory else None
+    if known is None:
+        known = _code_digest(template)
+        if memory:
+            memory.remember("code", str(template.path), state, known)
+    return known
+
+
+def _code_digest(template: Template) -> str:
     contract = template.parameters if template.language == "python" else ()
     declared = {parameter.name for parameter in contract}
     parameters = {one.name for one in contract if one.role == "value" and one.literal and "(" not in one.source}  # a tuple is more than its JSON

@@ -4,17 +4,15 @@
 
 # %% auto #0
 __all__ = ['STATUSES', 'DAMAGED', 'FORMAT', 'COLUMNS', 'SORTS', 'now', 'new_id', 'write_record', 'read_record', 'parse_record',
-           'this_process', 'is_gone', 'Run', 'Runs', 'runs', 'runs_in', 'as_run', 'find_run']
+           'this_process', 'is_gone', 'at_one_moment', 'Run', 'Runs', 'runs', 'runs_in', 'as_run', 'find_run']
 
 # %% ../nbs/13_record.ipynb #13-record-02
-import html
 import os
 import re
-import secrets
-import socket
 import sqlite3
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -43,7 +41,7 @@ def new_id(
 ) -> str:
     """Return the name of a new run, such as `20261120T173132-train-5f3a09c1`: sorted by name is sorted by time."""
     stamp = started[:19].replace("-", "").replace(":", "")
-    return f"{stamp}-{step}-{secrets.token_hex(4)}"
+    return f"{stamp}-{step}-{os.urandom(4).hex()}"
 
 # %% ../nbs/13_record.ipynb #13-record-08
 def write_record(
@@ -99,6 +97,8 @@ def this_process() -> dict:
 
 
 def _machine() -> dict:
+    import socket
+
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
@@ -157,6 +157,8 @@ CREATE TABLE IF NOT EXISTS runs (file_time INTEGER, {", ".join(f"{c} PRIMARY KEY
 CREATE TABLE IF NOT EXISTS seen (folder_time INTEGER);
 CREATE INDEX IF NOT EXISTS by_time ON runs (started DESC, id DESC);
 CREATE INDEX IF NOT EXISTS by_step ON runs (step, started DESC, id DESC);
+CREATE INDEX IF NOT EXISTS by_key ON runs (key);
+CREATE INDEX IF NOT EXISTS by_template ON runs (template, started DESC, id DESC);
 CREATE INDEX IF NOT EXISTS by_status ON runs (status, started DESC, id DESC);
 """
 _RACY_NS = 100_000_000  # a folder that changed within 0.1 s may change again without its time showing it
@@ -165,6 +167,10 @@ _RACY_NS = 100_000_000  # a folder that changed within 0.1 s may change again wi
 def _rows(store: Path, where: str, values: tuple, order: str) -> list[tuple]:
     index = Path(store) / "index.sqlite"
     query = f"SELECT {', '.join(COLUMNS)} FROM runs {where} ORDER BY {order}"
+    held = _listing.get()
+    if held is not None and held[0] == index:
+        with suppress(sqlite3.Error):
+            return held[1].execute(query, values).fetchall()
     for place in (index, index, ":memory:"):  # as it is; made again; without one, where the store cannot be written
         try:
             with closing(sqlite3.connect(place, timeout=30)) as connection:
@@ -176,6 +182,32 @@ def _rows(store: Path, where: str, values: tuple, order: str) -> list[tuple]:
             elif place == ":memory:":
                 raise BadStore(f"the records in {store} cannot be listed: {error}.") from error
     raise BadStore(f"the index {index} cannot be used. Delete it; it comes back.")
+
+
+_listing: ContextVar[tuple[Path, sqlite3.Connection] | None] = ContextVar("_listing", default=None)
+
+
+@contextmanager
+def at_one_moment(
+    store: Path,  # the store's folder
+) -> Iterator[None]:
+    """Within this block, questions about the runs of the store are answered from the index as it is, without looking for newer records each time."""
+    if not (Path(store) / "records").is_dir():
+        yield
+        return
+    index = Path(store) / "index.sqlite"
+    _rows(store, "WHERE id = ''", (), "id")  # now it is as new as the records, where it can be written
+    with closing(sqlite3.connect(index if index.exists() else ":memory:", timeout=30)) as connection:
+        try:
+            _refresh(store, connection)
+        except sqlite3.Error:  # it cannot be written; each question makes one of its own
+            yield
+            return
+        token = _listing.set((index, connection))
+        try:
+            yield
+        finally:
+            _listing.reset(token)
 
 
 def _refresh(store: Path, connection: sqlite3.Connection) -> None:
@@ -251,6 +283,12 @@ class Run:
     @property
     def record(self) -> dict:
         """The whole record. Raises `BadStore` where it is damaged."""
+        if self.status == "running":
+            return read_record(self.store, self.id)
+        return self._ended
+
+    @cached_property
+    def _ended(self) -> dict:
         return read_record(self.store, self.id)
 
     @property
@@ -288,6 +326,8 @@ class Runs(list):
 
 
 def _html(runs: Iterable[Run]) -> str:
+    import html
+
     head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("run", "status", "started (UTC)", "seconds", "results"))
     body = []
     for run in runs:

@@ -66,7 +66,7 @@ def _run_pipeline(name: str | None, texts: Mapping[str, str], start: str | None,
     from mlops_nb.graph import read_graph
     from mlops_nb.pipeline import Watch, run_pipeline
 
-    arguments = pipeline_arguments(read_graph(name), texts)
+    arguments = pipeline_arguments(read_graph(name), texts) if texts else {}
     display = Display()
     watch = Watch(display.step, lambda step, progress: display.progress(progress), display.end, display.skip, display.warn)
     ended = run_pipeline(name, arguments, start=start, only=only, watch=watch, **options)

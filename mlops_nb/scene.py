@@ -21,7 +21,7 @@ from .checkout import has_commit
 from .digest import Entry, files_of, write_manifest
 from .environment import TOOL
 from .errors import BadStore, NotReproducible
-from .kernel import kernel_python
+from .kernelspec import kernel_python
 from .plain import load
 from .reach import code_digest, read_reach
 from .record import Run

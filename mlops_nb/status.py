@@ -18,7 +18,7 @@ from .hit import find_hit, key_now
 from .key import Key, why
 from .pipeline import checked_graph
 from .plain import load
-from .record import Run, runs_in
+from .record import Run, at_one_moment, runs_in
 from .settings import Settings, read_settings, under
 from .store import Store
 from .template import check_arguments
@@ -46,11 +46,13 @@ def read_status(
     store = Store(settings.store)
     found: dict[str, StepStatus] = {}
     given: dict[str, str] = {}
-    for step in graph.steps:
-        checked = check_arguments(step.template, named.get(step.name, {}))
-        found[step.name] = one = _stands(step, checked, graph, settings, store, found, given)
-        if one.status == "fresh":
-            given.update({file["path"]: file["digest"] for file in one.run.record["outputs"].values()})
+    with at_one_moment(settings.store):
+        for step in graph.steps:
+            checked = check_arguments(step.template, named.get(step.name, {}))
+            found[step.name] = one = _stands(step, checked, graph, settings, store, found, given)
+            if one.status == "fresh":
+                given.update({file["path"]: file["digest"] for file in one.run.record["outputs"].values()})
+    store.digester.memory.write()
     return list(found.values())
 
 
@@ -59,9 +61,9 @@ def _stands(
 ) -> StepStatus:
     template = under(step.template.path, graph.root)
     last = runs_in(settings.store, template=template, limit=1)
-    made = runs_in(settings.store, template=template, status="succeeded", limit=1)
     if last and last[0].status == "running":
         return StepStatus(step.name, "running", (f"it runs since {last[0].started[11:19]} UTC",), last[0])
+    made = last if last and last[0].status == "succeeded" else runs_in(settings.store, template=template, status="succeeded", limit=1)
     waiting = [f"{name} is {found[name].status}" for name in graph.needs[step.name] if found[name].status != "fresh"]
     if waiting:
         return StepStatus(step.name, "stale" if made else "missing", tuple(waiting), made[0] if made else None)

@@ -8,23 +8,21 @@ __all__ = ['ERRORS', 'MOST_SOURCE_LINES', 'run', 'explain']
 # %% ../nbs/33_step.ipynb #33-step-02
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from contextlib import nullcontext, suppress
 from datetime import datetime
 from importlib.util import cache_from_source
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .access import END, FILE, begin, read_access
 from .environment import environment, hardware, reached_packages
 from .errors import BadArgument, BadContract, BadNotebook, BadStore, CellFailed, RunInterrupted, RunKilled, RunTimedOut, UnknownRun
-from .execute import Mask, Outcome, Progress, RolePath, execute
 from .files import File, arrange, check_unchanged, find_inputs, keep_outputs
 from .graph import Step, overlap, step_of
 from .hit import find_hit, key_now, lay_out_outputs, relative_arguments, secrets_of, secrets_of_project
 from .key import Key
+from .mask import Mask
 from .plain import dump
 from .reach import Reach, read_reach
 from .record import Run, as_run, new_id, now, this_process, write_record
@@ -35,6 +33,9 @@ from .role import PATHS
 from .settings import Settings, near, read_settings, under
 from .store import Store, hide, in_use, one_at_a_time
 from .template import Template, all_arguments, check_arguments, read_template
+
+if TYPE_CHECKING:
+    from mlops_nb.execute import Outcome, Progress
 
 # %% ../nbs/33_step.ipynb #33-step-05
 ERRORS = {"failed": CellFailed, "timed-out": RunTimedOut, "killed": RunKilled, "interrupted": RunInterrupted}
@@ -53,7 +54,7 @@ def run(
     hold: bool = False,  # keep the kernel of a run that fails; the error says how to attach
     force: bool = False,  # run also where the store has a run with the same key
     fetch_only: bool = False,  # execute nothing: raise `UnknownRun` where neither store has a run with the same key
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[["Progress"], None] = lambda progress: None,
     on_hit: Callable[[Run], None] = lambda run: None,  # told of the run that is returned instead
     on_warning: Callable[[str], None] = to_stderr,  # told what went wrong with the shared store, which ends no run
 ) -> Run:
@@ -75,14 +76,16 @@ def run(
     store, remote = Store(settings.store), remote_of(settings)
     secrets = secrets_of(template)
     Mask(secrets)
-    secrets = {**secrets_of_project(settings), **secrets}
     inputs = find_inputs(step.inputs, settings.root, store, given or {}, template.name)
     key = key_now(template, checked, inputs, settings, kernel)
+    store.digester.memory.write()
     options = {"kernel": kernel, "timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s, "hold": hold, "on_progress": on_progress}
     if pipeline is None and template.path.parent.parent == settings.pipelines:
         pipeline = template.path.parent.name
 
     def tell(text: str) -> None:
+        from mlops_nb.execute import Progress
+
         on_progress(Progress(0, 0, 0.0, text))
 
     def wait(until: str = "another run of the same has ended") -> None:
@@ -102,6 +105,7 @@ def run(
             elif fetch_only:
                 raise UnknownRun(f"{template.name}: no run with its key of today is here" + (f", nor in {remote.url}." if remote else "."))
             else:
+                secrets = {**secrets_of_project(settings), **secrets}
                 record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline)
         finished = hit or _execute(step, checked, inputs, key, settings, store, secrets, record, options)
     if remote is not None:
@@ -151,6 +155,11 @@ def _execute(
     step: Step, checked: dict, inputs: dict[str, File], key: Key | None, settings: Settings, store: Store, secrets: dict[str, str],
     record: dict, options: dict,
 ) -> Run:  # fmt: skip
+    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import wait as wait_for
+
+    from mlops_nb.execute import execute  # here: what is fresh needs no kernel, and nothing that speaks to one
+
     template, mask, folder = step.template, Mask(secrets), settings.store / record["id"]
     _drop_racy_bytecode(key, settings.root)
     with ThreadPoolExecutor(1) as pool:
@@ -211,6 +220,8 @@ def _drop_racy_bytecode(key: Key | None, root: Path) -> None:
 
 def _injected(template: Template, checked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments as papermill injects them: a path as the call of its role."""
+    from mlops_nb.execute import RolePath
+
     calls = {parameter.name: parameter.call for parameter in template.parameters if parameter.role in ("Input", "Output")}
     values = {}
     for name, value in checked.items():
@@ -241,7 +252,7 @@ def _environment(store: Store, python: str | None) -> dict:
     return {"digest": store.put(dump(found)), "python": found.get("python", {}).get("version"), "platform": found.get("platform")}
 
 # %% ../nbs/33_step.ipynb #33-step-08
-def _concluded(step: Step, inputs: Mapping[str, File], outcome: Outcome, settings: Settings, store: Store, record: dict) -> dict:
+def _concluded(step: Step, inputs: Mapping[str, File], outcome: "Outcome", settings: Settings, store: Store, record: dict) -> dict:
     """Return the final record; keep the outputs of a run that succeeded and lay them out."""
     folder = settings.store / record["id"]
     status, error, outputs, replaced = outcome.status, outcome.error, {}, {}
@@ -278,7 +289,7 @@ def _concluded(step: Step, inputs: Mapping[str, File], outcome: Outcome, setting
     return _ended(record)
 
 
-def _access(step: Step, inputs: Mapping[str, File], outcome: Outcome, settings: Settings, folder: Path) -> dict | None:
+def _access(step: Step, inputs: Mapping[str, File], outcome: "Outcome", settings: Settings, folder: Path) -> dict | None:
     """Return what the kernel noted beyond the contract, and delete its notes."""
     found = read_access(
         folder / FILE,

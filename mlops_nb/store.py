@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .digest import MANIFEST, Digester, Entry, digest_bytes, files_of, read_manifest, write_manifest
+from .digest import MANIFEST, Digester, Entry, digest_bytes, files_of, memory_in, read_manifest, write_manifest
 from .errors import BadStore
 
 # %% ../nbs/11_store.ipynb #11-store-04
@@ -86,7 +86,7 @@ class Store:
         folder: Path,  # made when the first object is written
     ):
         self.folder = Path(folder)
-        self.digester = Digester(self.folder / "digests.sqlite")
+        self.digester = Digester(memory_in(self.folder))
 
     def path(self, digest: str) -> Path:
         """Return where the object lies, or would lie."""

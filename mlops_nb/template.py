@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'CODE_MAGICS', 'OTHER_LANGUAGES', 'parse_notebook', 'Cell', 'Template', 'read_template', 'Parameter',
-           'read_contract', 'split_magics', 'check_arguments', 'parse_arguments', 'all_arguments']
+           'read_contract', 'split_magics', 'check_arguments', 'parse_arguments', 'all_arguments', 'reading',
+           'recall_contracts', 'remember_contracts']
 
 # %% ../nbs/20_template.ipynb #20-template-02
 import ast
@@ -12,17 +13,18 @@ import io
 import json
 import os
 import re
+import sys
 import tokenize
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache, reduce
 from operator import or_
 from pathlib import Path
 from typing import Any
 
-from .digest import digest_bytes
+from .digest import Memory, digest_bytes
 from .errors import BadArgument, BadContract, BadNotebook, UnknownParameter, did_you_mean, listed
-from .plain import plain
+from .plain import dump, load, plain
 from .role import declared_path
 
 # %% ../nbs/20_template.ipynb #20-template-05
@@ -119,7 +121,14 @@ class Template:
     @cached_property
     def parameters(self) -> tuple["Parameter", ...]:
         """The contract, in the order of the cell. Raises `BadContract`; empty where no cell is tagged `parameters`."""
-        return read_contract(self)
+        if not self.digest:
+            return read_contract(self)
+        if (self.name, self.digest) not in _contracts:
+            _contracts[self.name, self.digest] = read_contract(self)
+        return _contracts[self.name, self.digest]
+
+
+_contracts: dict[tuple[str, str], tuple["Parameter", ...]] = {}  # by name and digest of the file
 
 
 def _cell(raw: dict) -> Cell:
@@ -165,7 +174,12 @@ class Parameter:
     @property
     def literal(self) -> bool:
         """Whether the default's value can be read without running code."""
-        return self.source is not None and _literal(ast.parse(self.source, mode="eval").body) is not _NONE
+        return self.source is not None and _is_literal(self.source)
+
+
+@lru_cache(maxsize=4096)
+def _is_literal(source: str) -> bool:
+    return _literal(ast.parse(source, mode="eval").body) is not _NONE
 
 # %% ../nbs/20_template.ipynb #20-template-12
 ROLES = ("Input", "Output", "Secret")
@@ -583,3 +597,36 @@ def all_arguments(
 def _tidy(source: str) -> str:
     """Return an expression as every formatter would write it."""
     return ast.unparse(ast.parse(source, mode="eval"))
+
+# %% ../nbs/20_template.ipynb #20-template-40
+@lru_cache(maxsize=1)
+def reading() -> str:
+    """Return the digest of the code that reads code: of this package, and of Python. What another one found out may not hold."""
+    folder = Path(__file__).parent
+    try:
+        return digest_bytes(b"".join([sys.version.encode(), *((folder / f"{name}.py").read_bytes() for name in ("plain", "role", "digest", "template", "reach"))]))
+    except OSError:  # a package that is not files
+        return os.urandom(8).hex()
+
+
+def recall_contracts(
+    templates: Iterable[Template],
+    memory: Memory,
+) -> None:
+    """Let the templates know what the memory knows of them; `remember_contracts` gives it the rest."""
+    for template in templates:
+        known = memory.recall("contract", str(template.path), f"{reading()} {template.digest}")
+        if known is not None:
+            _contracts.setdefault((template.name, template.digest), tuple(Parameter(**{**one, "needs": tuple(one["needs"])}) for one in load(known)))
+
+
+def remember_contracts(
+    templates: Iterable[Template],
+    memory: Memory,
+) -> None:
+    """Remember what is new of the contracts that were read."""
+    for template in templates:
+        state = f"{reading()} {template.digest}"
+        if memory.recall("contract", str(template.path), state) is None:
+            memory.remember("contract", str(template.path), state, dump([asdict(parameter) for parameter in template.parameters]))
+    memory.write()

@@ -441,7 +441,7 @@ def test_a_kernel_of_another_environment(project, monkeypatch, tmp_path):
 
     venv.create(tmp_path / "other", with_pip=False)
     python = str(tmp_path / "other/bin/python")
-    monkeypatch.setattr(mlops_nb.key, "kernel_python", lambda name: python)
+    monkeypatch.setattr(mlops_nb.key, "kernel_python", lambda name, memory: python)
     before = read_status(root=project)[0]
     assert before.status == "stale"
     site = next((tmp_path / "other").glob("lib/python*/site-packages"))

@@ -20,7 +20,7 @@ TOOLS = {
     "annotated_types": "template",
     "fsspec": "remote",
     "jupyter_client": "kernel",
-    "jupyter_core": "kernel",
+    "jupyter_core": ("kernel", "kernelspec"),
     "nbclient": "execute",
     "nbformat": "execute",
     "packaging": "environment",
