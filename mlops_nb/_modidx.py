@@ -558,6 +558,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mlops_nb.reach._imported_from': ('reach.html#_imported_from', 'mlops_nb/reach.py'),
                                 'mlops_nb.reach._installed': ('reach.html#_installed', 'mlops_nb/reach.py'),
                                 'mlops_nb.reach._is_namespace': ('reach.html#_is_namespace', 'mlops_nb/reach.py'),
+                                'mlops_nb.reach._is_plain_here': ('reach.html#_is_plain_here', 'mlops_nb/reach.py'),
                                 'mlops_nb.reach._is_text': ('reach.html#_is_text', 'mlops_nb/reach.py'),
                                 'mlops_nb.reach._kind': ('reach.html#_kind', 'mlops_nb/reach.py'),
                                 'mlops_nb.reach._known': ('reach.html#_known', 'mlops_nb/reach.py'),

@@ -21,7 +21,7 @@ from .reach import code_digest, read_reach
 from .template import Template
 
 # %% ../nbs/31_key.ipynb #31-key-05
-VERSION = 1  # of the algorithm; raised when an unchanged project would get another key
+VERSION = 2  # of the algorithm; raised when an unchanged project would get another key
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ __all__ = ['HARMLESS', 'LOADERS', 'PLAIN_BASES', 'tree_digest', 'Module', 'take_
 
 # %% ../nbs/21_reach.ipynb #21-reach-02
 import ast
+import builtins
 import os
 import re
 import sys
@@ -54,7 +55,9 @@ HARMLESS = {  # decorators that keep what they decorate to themselves
     "property", "setter", "staticmethod", "total_ordering", "wraps", "abstractmethod",
 }  # fmt: skip
 LOADERS = {"runpy", "run_path", "run_module", "spec_from_file_location", "SourceFileLoader", "resolve_name", "locate"}  # of code, by other means than import
-PLAIN_BASES = {"object", "Exception", "ValueError", "TypeError", "RuntimeError", "LookupError", "KeyError", "OSError", "Protocol", "NamedTuple", "TypedDict", "Enum", "StrEnum", "IntEnum", "ABC"}
+PLAIN_BASES = {"object", "Protocol", "NamedTuple", "TypedDict", "Enum", "StrEnum", "IntEnum", "ABC"} | {
+    name for name, one in vars(builtins).items() if isinstance(one, type) and issubclass(one, BaseException)
+}  # fmt: skip
 
 
 @dataclass
@@ -146,10 +149,20 @@ def _acts(module: Module, statement: ast.stmt) -> bool:
     if isinstance(statement, ast.ClassDef):
         methods = [part for part in statement.body if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef))]
         inner = [part for part in statement.body if part not in methods]
-        plain = all(_known(module, base, PLAIN_BASES) for base in statement.bases) and not statement.keywords
+        plain = all(_known(module, base, PLAIN_BASES) or _is_plain_here(module, base) for base in statement.bases) and not statement.keywords
         plain = plain and all(_known(module, one, HARMLESS) for one in statement.decorator_list)
         return not plain or any(map(_calls, inner)) or any(_acts(module, method) for method in methods)
     return _calls(statement)
+
+
+def _is_plain_here(module: Module, base: ast.expr) -> bool:
+    """Say whether a base class is one of the same module that does nothing when a class is made from it."""
+    name = base.id if isinstance(base, ast.Name) else ""
+    found = module.definitions.get(name, [])
+    if name in module.imports or len(found) != 1 or not isinstance(found[0], ast.ClassDef) or found[0].lineno >= base.lineno:
+        return False
+    hooks = any(isinstance(part, ast.FunctionDef) and part.name == "__init_subclass__" for part in found[0].body)
+    return not hooks and not _acts(module, found[0])
 
 
 def _known(module: Module, node: ast.expr, names: set[str]) -> bool:
@@ -634,7 +647,9 @@ def _code_digest(template: Template) -> str:
         statements = [part for part in tree.body if not _is_text(part)]
         if tagged and all(isinstance(part, (ast.Import, ast.ImportFrom)) or set(_defines(part)) & declared for part in statements):
             statements = [part for part in statements if not (set(_defines(part)) and set(_defines(part)) <= parameters)]
-        shape = "\n".join([*map(_shape, statements), *lines])
+        last = tree.body[-1] if tree.body else None
+        shown = [ast.dump(last)] if isinstance(last, ast.Expr) and isinstance(last.value, ast.Constant) and last.value.value is not None and not tagged else []
+        shape = "\n".join([*map(_shape, statements), *shown, *lines])
         if shape:
             shapes.append(f"code {sorted({'raises-exception', 'skip-execution'} & set(cell.tags))}\n{shape}")
     return digest_bytes("\n\n".join(shapes).encode())

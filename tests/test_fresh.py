@@ -147,6 +147,9 @@ CASES = {
     "change one byte of an input": (lambda r: (r / "data/raw.csv").write_text("0.86\n"), ["ingest", "train", "score"], None),
     "an input of equal size and time": (faked, ["ingest", "train", "score"], None),
     "an input that gives the same output": (lambda r: (r / "data/raw.csv").write_text("0.85\n\n"), ["ingest"], None),
+    "add a class of errors that nobody uses": (lambda r: (edit(r / LOCAL / "phase.py", "UNUSED = 1", "UNUSED = 1\n\n\nclass Early(Exception):\n    pass\n\n\nclass Late(Early, TimeoutError):\n    pass")), NOTHING, None),
+    "add a class whose base acts": (lambda r: (edit(r / LOCAL / "phase.py", "UNUSED = 1", "UNUSED = 1\n\n\nclass Plugin:\n    def __init_subclass__(cls):\n        globals()['PERIOD'] = 0.5\n\n\nclass Mine(Plugin):\n    pass")), TRAIN_ON, "stars/phase.py: module-level code is used now"),
+    "a last line that is shown": (lambda r: cells(r, lambda c: c[-1].update(source=c[-1]["source"] + "\n42")), ONLY_TRAIN, "the code of its cells changed"),
     "a shell line": (lambda r: cells(r, lambda c: c[-1].update(source=c[-1]["source"] + "\n!true")), ONLY_TRAIN, "the code of its cells changed"),
 }  # fmt: skip
 
