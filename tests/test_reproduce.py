@@ -278,3 +278,14 @@ def test_the_command_says_the_verdict_and_writes_page_badge_and_json(project):
     for words in (["nothing-like-it"], [], ["fold", "--timeout", "0"]):
         done = command("reproduce", *words, cwd=project)
         assert done.returncode == 2 and done.stderr.startswith("mlops-nb: ") and "Traceback" not in done.stderr
+
+
+def test_code_that_is_not_what_ran_is_not_run(project):
+    """The commit is asked by digest: the cells, and every function that they reach."""
+    known = recorded_run(next(iter(runs(project))))
+    assert known.parts["reach"], "the step imports code of the project"
+    reach = {**known.parts["reach"], next(iter(known.parts["reach"])): "0" * 64}
+    found = run_again(replace(known, parts={**known.parts, "reach": reach}), read_settings(project), here=True)
+    assert found.verdict == "did not run" and "not the code that ran" in found.reason and next(iter(reach)) in found.reason
+    found = run_again(replace(known, parts={**known.parts, "code": {"cells": "0" * 64}}), read_settings(project), here=True)
+    assert found.verdict == "did not run" and "not the notebook that ran" in found.reason
