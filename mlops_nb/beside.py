@@ -56,7 +56,7 @@ h1{font-size:1.5rem;margin:.2rem 0;overflow-wrap:anywhere}h2{font-size:1.15rem;m
 .verdict *{color:var(--ink)}.verdict strong{color:inherit}
 .chip{font-size:.85rem;font-weight:600;white-space:nowrap}.faint,figcaption{color:var(--faint);font-size:.9rem}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}td,th{text-align:left;padding:.25rem .7rem .25rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-td.value{font-family:ui-monospace,monospace;font-size:.9rem;overflow-wrap:anywhere;min-width:6rem}mark{background:var(--bad);color:inherit}
+td.value{font-family:ui-monospace,monospace;font-size:.9rem;overflow-wrap:anywhere;min-width:5rem}mark{background:var(--bad);color:inherit}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.5rem 0}dt{color:var(--faint)}dd{margin:0;overflow-wrap:anywhere}
 details{border:1px solid var(--line);border-radius:.4rem;margin:.5rem 0;padding:.4rem .8rem}summary{cursor:pointer;display:flex;flex-wrap:wrap;gap:.1rem 1rem;align-items:baseline}summary::before{content:"▸";color:var(--faint)}details[open]>summary::before{content:"▾"}
 pre{background:var(--panel);padding:.5rem .7rem;margin:.3rem 0;overflow-x:auto;font-size:.85rem;line-height:1.4;max-height:30rem}
@@ -79,8 +79,8 @@ def page_of_all(
 ) -> str:
     """Return one page of several, with a table of them at its head."""
     verdict = worst(one.verdict for one in reproductions)
-    rows = "".join(f'<tr><td><a href="#{_text(one.run)}">{_text(one.template)}</a></td><td>{_chip(one.verdict)}</td><td>{one.percentage} %</td></tr>' for one in reproductions)
-    head = f"<h1>Published results</h1>{_verdict(verdict, percentage(reproductions), '')}<table><tbody>{rows}</tbody></table>"
+    rows = "".join(f'<tr><td><a href="#{_text(one.run)}">{_text(Path(one.template).name)}</a></td><td>{_chip(one.verdict)}</td><td>{one.percentage} %</td></tr>' for one in reproductions)
+    head = f"<h1>Published results</h1>{_verdict(verdict, percentage(reproductions), '')}<div class=wide><table><tbody>{rows}</tbody></table></div>"
     return document(f"published results: {verdict}", "\n".join([head, *(f'<article id="{_text(one.run)}">{_body(one)}</article>' for one in reproductions)]))
 
 
@@ -194,10 +194,10 @@ def _results(differences: Iterable[Difference], values: Mapping[str, tuple[Any, 
         before, after = (_short(value) for value in values.get(one.name, ("", "")))
         shown = f'<td class="value">{before}</td><td class="value">{after if one.verdict == "identical" else f"<mark>{after}</mark>"}</td>' if values else ""
         reasons = "".join(f"<li>{_text(reason)}</li>" for reason in one.reasons)
-        rows.append(f"<tr{' class=why' if reasons else ''}><td>{_text(one.name)}</td>{shown}<td>{_chip(one.verdict)}</td></tr>")
+        rows.append(f"<tr{' class=why' if reasons else ''}><td>{_text(one.name)}</td><td>{_chip(one.verdict)}</td>{shown}</tr>")
         if reasons:
             rows.append(f'<tr><td colspan="{4 if values else 2}"><ul>{reasons}</ul></td></tr>')
-    head = "<tr><th>name</th>" + ("<th>recorded</th><th>now</th>" if values else "") + "<th>verdict</th></tr>"
+    head = "<tr><th>name</th><th>verdict</th>" + ("<th>recorded</th><th>now</th>" if values else "") + "</tr>"
     return f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
