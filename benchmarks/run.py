@@ -11,16 +11,18 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import nothing
 import overhead
 import reading
 import startup
 from measure import Case, Wrong, interleave, table
+from peers import peer_versions
 
 from mlops_nb.environment import hardware
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("papermill", "nbclient", "jupyter_client", "ipykernel", "nbformat", "scrapbook", "numpy", "pandas", "scikit-learn", "matplotlib", "torch")
-PARTS = {"overhead": overhead, "startup": startup, "reading": reading}
+PARTS = {"overhead": overhead, "startup": startup, "reading": reading, "nothing": nothing}
 
 HOW = """\
 Each command is a process of its own, timed from its start to its end, in a project in a temporary folder. The commands of a table take turns, there and
@@ -72,7 +74,8 @@ def _chosen(folder: Path, only: str | None) -> list[Case]:
 def _environment(folder: Path) -> dict[str, str]:
     """Return the variables of the processes: nothing of the user's is written to, and nothing of the user's is loaded into a kernel."""
     private = {name: str(folder / name.lower()) for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR")}
-    return {**os.environ, **private, "MPLBACKEND": "agg"}
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # else every process compiles what it imports
+    return {**variables, **private, "MPLBACKEND": "agg", "DVC_NO_ANALYTICS": "true"}
 
 
 def _say(line: str) -> None:
@@ -86,6 +89,7 @@ def _where(loads: str, seconds: float) -> str:
         f"- {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {_commit()}; {seconds / 60:.0f} minutes, load average {loads}",
         f"- {machine['cores']} × {machine['cpu']}, {machine['memory_bytes'] / 2**30:.0f} GiB, {platform.system()} {platform.release()}",
         f"- Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        f"- each in an environment of its own: {peer_versions()}",
     ]
     return "\n".join(lines)
 

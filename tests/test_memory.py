@@ -21,7 +21,7 @@ from mlops_nb.kernelspec import kernel_folders
 from mlops_nb.reach import code_digest, read_reach
 from mlops_nb.template import read_template, recall_contracts, remember_contracts
 
-CODE = "import stars\nfrom stars import units\nimport tools.deep\nx = stars.fold(units.days(seed)) + tools.deep.one()"
+CODE = "import stars\nfrom stars import units\nimport tools.deep\ntry:\n    import later\nexcept ImportError:\n    later = 0\nx = stars.fold(units.days(seed)) + tools.deep.one()"
 
 
 @pytest.fixture
@@ -54,6 +54,7 @@ EDITS = {
     "a module that is gone": lambda root: (root / "stars/units.py").unlink(),
     "a module that is broken": lambda root: (root / "stars/units.py").write_text("def days(t:\n"),
     "a module in the place of its package": lambda root: (os.rename(root / "stars", root / "old"), (root / "stars.py").write_text("def fold(t):\n    return 4\n")),
+    "a namespace that comes": lambda root: ((root / "later").mkdir(), (root / "later/one.py").write_text("")),
     "a namespace that is gone": lambda root: (root / "tools/deep.py").unlink(),
     "a link to another module": lambda root: ((root / "stars/units.py").unlink(), (root / "other.py").write_text("def days(t):\n    return 9\n"), os.symlink(root / "other.py", root / "stars/units.py")),
 }  # fmt: skip
@@ -111,6 +112,20 @@ def test_what_another_python_found_is_found_again(project, monkeypatch):
     assert not mlops_nb.template._contracts
 
 
+def test_what_is_read_hangs_on_python_and_on_the_code_that_reads(monkeypatch):
+    """Another Python, or an edit of the modules that read code, makes another state."""
+    states = {mlops_nb.template.reading()}
+    mlops_nb.template.reading.cache_clear()
+    monkeypatch.setattr(sys, "version", "3.99")
+    states.add(mlops_nb.template.reading())
+    mlops_nb.template.reading.cache_clear()
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b"another " + path.name.encode())
+    states.add(mlops_nb.template.reading())
+    monkeypatch.undo()
+    mlops_nb.template.reading.cache_clear()
+    assert len(states) == 3 and mlops_nb.template.reading() in states
+
+
 def test_a_contract_of_equal_size_and_time_is_read_again(tmp_path):
     """The bytes of a notebook decide what its contract is, not its times."""
     memory, path = Memory(tmp_path / "digests.sqlite"), tmp_path / "t.ipynb"
@@ -151,6 +166,9 @@ def test_a_damaged_memory_is_no_error(tmp_path, damage):
         file.write_bytes(damage)
     for _ in range(2):
         assert Digester(file).digest(data) == expected
+    if damage not in ("folder", "table"):
+        with sqlite3.connect(file) as connection:
+            assert connection.execute("SELECT count(*) FROM files").fetchone() == (50,), "a broken one is made anew"
     (data / "7.txt").write_text("eight")
     assert Digester(file).digest(data) == Digester().digest(data) != expected
 
@@ -249,14 +267,13 @@ def test_a_forked_process_uses_no_connection_of_its_parent(tmp_path):
     memory = Memory(tmp_path / "digests.sqlite")
     memory.remember("size", "a", "now", "1")
     memory.write()
+    before = memory._opened[1]
     child = os.fork()
     if child == 0:
-        try:
-            memory.remember("size", "b", "now", memory.recall("size", "a", "now") or "")
-            memory.write()
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
+        memory.remember("size", "b", "now", memory.recall("size", "a", "now") or "")
+        memory.write()
+        os._exit(int(memory._opened[1] is before))
+    assert os.waitpid(child, 0)[1] == 0
     assert memory.recall("size", "b", "now") == "1"
 
 
