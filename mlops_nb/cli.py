@@ -59,11 +59,11 @@ class _Quick:
 
 
 class Command(_Quick, TyperCommand):
-    pass
+    """A command whose options are taken so."""
 
 
 class Group(_Quick, TyperGroup):
-    pass
+    """The commands together."""
 
 
 COMMANDS = (

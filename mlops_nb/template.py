@@ -602,7 +602,7 @@ def _tidy(source: str) -> str:
 @lru_cache(maxsize=1)
 def reading() -> str:
     """Return the digest of the code that reads code: of this package, and of Python. What another one found out may not hold."""
-    folder = Path(__file__).parent
+    folder = Path(str(sys.modules[digest_bytes.__module__].__file__)).parent  # where this module lies too; a notebook has no `__file__`
     try:
         return digest_bytes(b"".join([sys.version.encode(), *((folder / f"{name}.py").read_bytes() for name in ("plain", "role", "digest", "template", "reach"))]))
     except OSError:  # a package that is not files
