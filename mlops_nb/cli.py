@@ -10,15 +10,55 @@ import atexit
 import gc
 import os
 import sys
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from typer._coercion import RuntimeParam, build_runtime_param
 from typer.core import TyperCommand, TyperGroup
 
 from . import asking, checking, keeping, proving, running, sharing
 from .errors import MlopsError, RunError, RunInterrupted
+
+# %% ../nbs/89_cli.ipynb #89-cli-04b
+class _AsTyped:
+    """Takes a text as it is, and leaves the rest to typer."""
+
+    def __init__(self, option: Any):
+        self.option = option  # as typer described it
+
+    def __getattr__(self, name: str) -> Any:
+        from typer._coercion import build_runtime_param
+
+        return getattr(build_runtime_param(self.option), name)
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        kind, many = self.option.annotation, param.multiple or param.nargs == -1
+        if value is None:
+            return () if many else None
+        if kind in (str, bool) and isinstance(value, kind) and not many:
+            return value
+        if kind == list[str] and isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value):
+            return list(value)
+        return self.__getattr__("coerce")(value, param=param, ctx=ctx)
+
+
+class _Quick:
+    """A command, or the group of them, whose texts are taken so."""
+
+    def get_params(self, ctx: Any) -> list:
+        options = super().get_params(ctx)  # type: ignore[misc]
+        for option in options if typer.__version__.startswith("0.29.") else ():  # what is done here is none of typer's promises
+            described = getattr(option, "type_descriptor", None)
+            if described is not None and getattr(option, "_runtime_param", None) is None:
+                option._runtime_param = _AsTyped(described)
+        return options
+
+
+class Command(_Quick, TyperCommand):
+    """A command whose texts are taken as they are."""
+
+
+class Group(_Quick, TyperGroup):
+    """The commands together."""
 
 # %% ../nbs/89_cli.ipynb #89-cli-05
 app = typer.Typer(
@@ -30,41 +70,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-@dataclass(frozen=True)
-class _AsTyped(RuntimeParam):
-    """Takes a text as it is. For that typer 0.29 imports pydantic, which takes longer than the command."""
-
-    option: Any  # as typer declared it
-
-    def _coerce_value(self, value: Any, param: Any, ctx: Any) -> Any:
-        if self.annotation is str and isinstance(value, str):
-            return value
-        if self.annotation == list[str] and isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value):
-            return list(value)
-        return build_runtime_param(self.option)._coerce_value(value, param, ctx)
-
-
-class _Quick:
-    """A command, or the group of them, whose options are taken so."""
-
-    def get_params(self, ctx: Any) -> list:
-        options = super().get_params(ctx)  # type: ignore[misc]
-        for option in options:
-            described = getattr(option, "type_descriptor", None)
-            if described is not None and getattr(option, "_runtime_param", None) is None:
-                option._runtime_param = _AsTyped(described.parameter_info, described.annotation, described)
-        return options
-
-
-class Command(_Quick, TyperCommand):
-    """A command whose options are taken so."""
-
-
-class Group(_Quick, TyperGroup):
-    """The commands together."""
-
 
 COMMANDS = (
     running.run, running.params,
