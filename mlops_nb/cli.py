@@ -113,6 +113,11 @@ def main() -> None:
             raise
         print(f"mlops-nb: {error}", file=sys.stderr)
         sys.exit(130 if isinstance(error, RunInterrupted) else 1 if isinstance(error, RunError) else 2)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:  # of the machine, not of ours: a folder that is read-only
+        if os.environ.get("MLOPS_NB_DEBUG"):
+            raise
+        print(f"mlops-nb: cannot use {error.filename}: {error.strerror}.", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         if os.environ.get("MLOPS_NB_DEBUG"):
             raise

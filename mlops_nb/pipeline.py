@@ -6,7 +6,7 @@
 __all__ = ['PipelineRun', 'Watch', 'run_pipeline', 'checked_graph']
 
 # %% ../nbs/34_pipeline.ipynb #34-pipeline-02
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -77,7 +77,7 @@ def run_pipeline(
     check_inputs(graph, [step.name for step in steps])
     for step in steps:
         check_arguments(step.template, named.get(step.name, {}))
-        Mask(secrets_of(step.template))
+    _check_secrets(steps, graph, named, options)
     memory = memory_in(read_settings(graph.root).store)  # one for all steps
     done, errors, skipped, given = Runs(), {}, {}, {}
     for number, step in enumerate(steps, start=1):
@@ -103,6 +103,29 @@ def run_pipeline(
         watch.on_end(finished, bool(hits))
     memory.write()
     return PipelineRun(graph.pipeline, done, skipped, errors)
+
+
+def _check_secrets(steps: Iterable[Step], graph: Graph, named: Mapping[str, dict[str, Any]], options: Mapping[str, Any]) -> None:
+    """Refuse a secret that is not set where a step needs it; a step that is fresh, as are those before it, needs none."""
+    refusals: dict[str, BadArgument] = {}
+    for step in steps:
+        try:
+            Mask(secrets_of(step.template))
+        except BadArgument as refusal:
+            refusals[step.name] = refusal
+    given: dict[str, str] = {}
+    for step in steps if refusals and not options.get("fetch_only") else ():
+        try:
+            fresh = run(
+                step.template.path, named.get(step.name), root=graph.root, pipeline=graph.pipeline, given=given,
+                on_warning=lambda text: None, **{**options, "fetch_only": True},
+            )  # fmt: skip
+        except MlopsError:
+            raise next(iter(refusals.values())) from None
+        refusals.pop(step.name, None)
+        if not refusals:
+            return
+        given.update({file["path"]: file["digest"] for file in fresh.record["outputs"].values()})
 
 
 def checked_graph(

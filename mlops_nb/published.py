@@ -127,7 +127,7 @@ class _Look:
 
     def find(self, code: str, name: str, message: str, remedy: str, *about: Any) -> None:
         path = self.folder / f"{name}.ipynb"
-        self.findings.append(Disagreement(code, path, None, None, f"{message}.", f"To mend it: {remedy}.", (code, under(path, self.settings.root), *(about or [message]))))
+        self.findings.append(Disagreement(code, path, None, None, f"{message.rstrip('.')}.", f"To mend it: {remedy}.", (code, under(path, self.settings.root), *(about or [message]))))
 
     def pipeline(self, name: str) -> None:
         """Look at all results of a pipeline."""

@@ -140,7 +140,7 @@ def recorded_code(
     if not patch:
         return revision["commit"], b""
     if not scene.stores[0].has(patch):
-        raise NotReproducible(f"the run was made with changes that were not committed ({', '.join(revision['changed'][:5])}), and the store no longer has them.")
+        raise NotReproducible(f"the run was made with changes that were not committed ({', '.join(revision['changed'][:5])}), and the store does not have them: they are kept where the run was made, and not shared.")
     scene.notes.append(f"the run was made with changes that were not committed; they were brought back: {', '.join(revision['changed'][:5])}")
     return revision["commit"], scene.stores[0].read(patch)
 

@@ -74,8 +74,6 @@ def run(
     step = step_of(template, checked)
     _check_outputs(step, settings)
     store, remote = Store(settings.store), remote_of(settings)
-    secrets = secrets_of(template)
-    Mask(secrets)
     inputs = find_inputs(step.inputs, settings.root, store, given or {}, template.name)
     key = key_now(template, checked, inputs, settings, kernel)
     store.digester.memory.write()
@@ -105,7 +103,8 @@ def run(
             elif fetch_only:
                 raise UnknownRun(f"{template.name}: no run with its key of today is here" + (f", nor in {remote.url}." if remote else "."))
             else:
-                secrets = {**secrets_of_project(settings), **secrets}
+                secrets = {**secrets_of_project(settings), **secrets_of(template)}
+                _check_secrets(secrets, step, settings)
                 record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline)
         finished = hit or _execute(step, checked, inputs, key, settings, store, secrets, record, options)
     if remote is not None:
@@ -122,6 +121,16 @@ def _check_outputs(step: Step, settings: Settings) -> None:
         for other in sorted(kept):
             if overlap(path, other):
                 raise BadContract(f"{step.template.name} declares {name} = Output({path!r}), where {other!r} lies; write to a folder of its own.")
+
+
+
+def _check_secrets(secrets: Mapping[str, str], step: Step, settings: Settings) -> None:
+    """Refuse a secret that could not be masked without changing what the run is called or where it writes."""
+    Mask(secrets)
+    names = [under(step.template.path, settings.root), *step.inputs, *step.inputs.values(), *step.outputs, *step.outputs.values()]
+    for variable, value in secrets.items():
+        if any(value in name for name in names):
+            raise BadArgument(f"the value of the secret {variable} is part of a name or a path that {step.template.name} declares, and could not be masked; is it set to what was meant?")
 
 # %% ../nbs/33_step.ipynb #33-step-06
 def _begin(

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from making import command, write_notebook
 
 import mlops_nb.environment
-from mlops_nb.errors import CellFailed
+from mlops_nb.errors import BadArgument, CellFailed
 from mlops_nb.pipeline import run_pipeline
 from mlops_nb.status import read_status
 from mlops_nb.step import run
@@ -251,6 +252,26 @@ def test_a_secret_that_is_rotated(tmp_path, monkeypatch):
     first = run(path)
     monkeypatch.setenv("ARCHIVE_TOKEN", "second-value")
     assert run(path).id == first.id
+    monkeypatch.delenv("ARCHIVE_TOKEN")
+    assert run(path).id == first.id, "what need not run needs no secret"
+    with pytest.raises(BadArgument, match="is not set"):
+        run(path, force=True)
+
+
+def test_a_pipeline_without_its_secret(tmp_path, monkeypatch):
+    """What is fresh needs none; where something has to run, it is refused before anything does."""
+    for number, parameters in (("10_fetch", 'token = Secret("ARCHIVE_TOKEN")\nraw = Output("raw")'), ("20_use", 'raw = Input("raw")\nuse = Output("use")\nsize: int = 1')):
+        write_notebook(tmp_path / f"nbs/pipelines/p/{number}.ipynb", f"open({number[3:] if number == '20_use' else 'raw'}, 'w').write('x')", parameters=parameters)
+    (tmp_path / "settings.ini").touch()
+    monkeypatch.setenv("ARCHIVE_TOKEN", "first-value")
+    assert run_pipeline(root=tmp_path).succeeded
+    monkeypatch.delenv("ARCHIVE_TOKEN")
+    assert executed(tmp_path) == [] and executed(tmp_path, arguments={"use": {"size": 2}}) == ["use"]
+    with pytest.raises(BadArgument, match="is not set"):
+        run_pipeline(root=tmp_path, force=True)
+    (tmp_path / "runs/objects").rename(tmp_path / "elsewhere")
+    with pytest.raises(BadArgument, match="is not set"):
+        run_pipeline(root=tmp_path)
 
 
 def test_a_notebook_that_is_run_by_another(project):
@@ -270,6 +291,28 @@ def test_a_notebook_that_is_run_by_another(project):
     write_notebook(project / "nbs/pipelines/shared.ipynb", "SHARED = 2")
     (project / "nbs/pipelines/extra.py").write_text("EXTRA = 2\n")
     assert [name for name in first if reached()[name] != first[name]] == ["nbs/pipelines/extra.py: script", "nbs/pipelines/shared.ipynb: cells"]
+
+
+@pytest.mark.parametrize("suffix", [".pyc", EXTENSION_SUFFIXES[-1]])
+def test_a_local_module_that_is_compiled(project, suffix):
+    """Its bytes count, also where it stands in the place of a module that was read."""
+    compiled = project / LOCAL.parent / f"fast{suffix}"
+    cells(project, lambda c: c[-1].update(source="try:\n    import fast\nexcept ImportError:\n    pass\n" + c[-1]["source"]))
+    assert executed(project)
+    for data in (b"first", b"other"):
+        compiled.write_bytes(data)
+        [train] = [one for one in read_status(root=project) if one.step == "train"]
+        assert train.status == "stale" and any(compiled.name in reason for reason in train.reasons)
+        assert executed(project) and "is compiled" in runs(project, step="train")[0].record["key"]["unseen"][0]
+
+
+def test_a_docstring_that_is_read(project):
+    """Where something may read one, docstrings count."""
+    cells(project, lambda c: c[-1].update(source=c[-1]["source"] + "\nlen(fold.__doc__)"))
+    assert executed(project)
+    edit(project / LOCAL / "phase.py", '"""Fold."""', '"""Fold a curve."""')
+    [train] = [one for one in read_status(root=project) if one.step == "train"]
+    assert train.status == "stale" and train.reasons == ("nbs/pipelines/p/stars/phase.py: docstrings changed",)
 
 
 def test_force_runs_what_is_fresh(project):

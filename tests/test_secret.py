@@ -135,3 +135,14 @@ def test_a_secret_too_short_to_be_masked_is_refused(monkeypatch):
         Mask({"TOKEN": "abc"})
     assert Mask({"TOKEN": "abcd"}).text("xabcdx") == "x***x"
     assert "ARCHIVE_TOKEN" not in os.environ
+
+
+@pytest.mark.parametrize("value", ["data", "output_type", "succeeded", "stars.csv"])
+def test_a_secret_that_could_not_be_masked(tmp_path, monkeypatch, value):
+    """A word of every notebook, or part of a path that is declared, is refused before anything is written."""
+    (tmp_path / "settings.ini").touch()
+    path = write_notebook(tmp_path / "t.ipynb", "open(stars, 'w').write('x')", parameters='token = Secret("ARCHIVE_TOKEN")\nstars = Output("some/stars.csv")')
+    monkeypatch.setenv("ARCHIVE_TOKEN", value)
+    with pytest.raises(BadArgument, match="could not be masked") as refusal:
+        run(path)
+    assert repr(value) not in str(refusal.value) and not (tmp_path / "some").exists() and not list((tmp_path / "runs").glob("records/*"))
