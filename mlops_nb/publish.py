@@ -115,6 +115,10 @@ def placeless(
         (r"(?<![\w.~-])/tmp/tmp\w+|(?<![\w.~-])/var/folders\b/[\w+/]+/T/tmp\w+", "/tmp/…"),
     ]
 
+    home = os.path.expanduser("~")  # a cluster has homes at other places too
+    if home.count("/") > 1:
+        rules.insert(3, (rf"(?<![\w.~-]){re.escape(home)}(?=/)", "~"))
+
     def reword(text: str) -> str:
         for pattern, replacement in rules:
             text = re.sub(pattern, replacement, text)
