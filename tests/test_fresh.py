@@ -138,6 +138,7 @@ CASES = {
     "change the template's code": (lambda r: cells(r, lambda c: c[-1].update(source=c[-1]["source"].replace("3.0", "4.0"))), TRAIN_ON, "the code of its cells changed"),
     "change a function": (lambda r: edit(r / LOCAL / "phase.py", "/ period", "/ period % 1"), TRAIN_ON, "stars/phase.py: function fold changed"),
     "change a function two imports away": (lambda r: edit(r / LOCAL / "units.py", "return t * FACTOR", "return t * FACTOR + 1"), TRAIN_ON, "stars/units.py: function days changed"),
+    "rename a local variable": (lambda r: edit(r / LOCAL / "phase.py", "    phase = units.days(t) / period\n    return phase", "    folded = units.days(t) / period\n    return folded"), ONLY_TRAIN, "stars/phase.py: function fold changed"),
     "change a constant that it reads": (lambda r: edit(r / LOCAL / "units.py", "FACTOR = 1.0", "FACTOR = 2.0"), TRAIN_ON, "stars/units.py: name FACTOR changed"),
     "change a class method": (lambda r: edit(r / LOCAL / "phase.py", "* self.scale", "* self.scale + 1"), TRAIN_ON, "stars/phase.py: class Curve changed"),
     "change a class attribute": (lambda r: edit(r / LOCAL / "phase.py", "scale = 2", "scale = 3"), TRAIN_ON, "stars/phase.py: class Curve changed"),
