@@ -402,6 +402,6 @@ def find_run(
     if matches:
         raise UnknownRun(f"{name!r} means {len(matches)} runs: {listed([run.id for run in matches], most=4)}. Give more of the id.")
     if not found:
-        raise UnknownRun(f"there is no run yet in {read_settings(root).store}; `mlops-nb run` makes one.")
+        raise UnknownRun(f"there is no run yet in {read_settings(root).store}; `mlops-nb run` makes one, and `mlops-nb pull` fetches those of a shared store.")
     names = {run.step for run in found} | {run.id for run in found}
     raise UnknownRun(f"no run and no step is called {name!r}; the steps that ran are {listed(sorted({run.step for run in found}))}." + did_you_mean(name, names))

@@ -249,6 +249,8 @@ def _find_name(asked: str, records: Records) -> Found:
         steps = {record["step"] for record in records.records.values()}
         if "Give more" in str(error):
             raise
+        if not steps:
+            raise UnknownRun(f"nothing is known of {asked!r}: nothing has run here, and nothing is published. `mlops-nb run` makes runs.") from None
         raise UnknownRun(
             f"nothing is called {asked!r}: no file, object, run, result or number in one. The steps that ran are {listed(sorted(steps))}; a result is asked for as STEP.RESULT or RUN:RESULT."
             + did_you_mean(asked, names | steps)
