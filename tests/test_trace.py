@@ -81,7 +81,7 @@ def test_a_file_leads_back_to_what_came_from_outside(finished):
 
 
 def test_a_folder_of_several_runs_comes_from_each(finished):
-    found = trace("data", finished)
+    found = trace(str(finished / "data"), finished)
     assert [(part.path, part.run) for part in found.content.parts] == [("data/split", id_of(finished, "split"))]
     assert "in it, data/split" in str(found)
 
