@@ -139,7 +139,7 @@ def test_changes_that_were_not_committed_are_brought_back(project):
     assert found.verdict == "identical" and "they were brought back" in reasons(found)
     (project / "runs" / "objects" / patch[:2] / patch[2:]).unlink()
     found = reproduce(recorded.id, root=project, here=True)
-    assert found.verdict == "did not run" and "no longer has them" in found.reason and "phase.py" in found.reason
+    assert found.verdict == "did not run" and "the store does not have them" in found.reason and "phase.py" in found.reason
 
 
 def test_what_cannot_be_brought_back_is_said_and_nothing_is_run(project):
