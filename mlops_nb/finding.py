@@ -15,6 +15,7 @@ from math import log2
 from pathlib import Path
 
 from .errors import BadArgument, did_you_mean, listed
+from .settings import under
 
 # %% ../nbs/04_finding.ipynb #04-finding-05
 @dataclass(frozen=True)
@@ -85,8 +86,7 @@ class Finding:
 
     def as_dict(self, root: Path) -> dict:
         """Return it as plain values, the path as seen from `root`."""
-        path = self.path.relative_to(root).as_posix() if self.path.is_relative_to(root) else str(self.path)
-        return {"code": self.code, "path": path, "cell": self.cell, "line": self.line, "message": self.message, "remedy": self.remedy}
+        return {"code": self.code, "path": under(self.path, root), "cell": self.cell, "line": self.line, "message": self.message, "remedy": self.remedy}
 
 # %% ../nbs/04_finding.ipynb #04-finding-11
 def choose_rules(

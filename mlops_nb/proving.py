@@ -14,7 +14,7 @@ import typer
 
 from .errors import BadArgument
 from .settings import near
-from .terminal import Display, pipeline_arguments, print_json, split_arguments
+from .terminal import Display, check_timeout, pipeline_arguments, print_json, split_arguments
 
 # %% ../nbs/85_proving.ipynb #85-proving-05
 def publish(
@@ -64,8 +64,7 @@ def reproduce(
 
     if name is None and not published:
         raise BadArgument("reproduce needs a run: mlops-nb reproduce RUN. `mlops-nb runs` lists them; --published takes what is published.")
-    if timeout is not None and not timeout > 0:
-        raise BadArgument(f"--timeout {timeout:g}: a timeout is a number of seconds above 0.")
+    check_timeout("--timeout", timeout)
     display = Display()
     display.step(name or "published")
     options: dict[str, Any] = {"here": here, "fresh": fresh, "timeout_s": timeout, "on_progress": display.progress}

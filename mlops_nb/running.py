@@ -15,7 +15,7 @@ import typer
 
 from .errors import BadArgument, RunError, RunInterrupted
 from .settings import near
-from .terminal import Display, pipeline_arguments, print_json, print_table, split_arguments
+from .terminal import Display, check_timeout, pipeline_arguments, print_json, print_table, split_arguments
 
 # %% ../nbs/82_running.ipynb #82-running-05
 def run(
@@ -33,8 +33,7 @@ def run(
     texts = split_arguments(parameter or [])
     options = {"kernel": kernel, "timeout_s": timeout, "cell_timeout_s": cell_timeout, "hold": hold, "force": force}
     for name, seconds in (("--timeout", timeout), ("--cell-timeout", cell_timeout)):
-        if seconds is not None and not seconds > 0:
-            raise BadArgument(f"{name} {seconds:g}: a timeout is a number of seconds above 0.")
+        check_timeout(name, seconds)
     if target is not None and (target.endswith(".ipynb") or Path(target).is_file()):
         if start or only:
             raise BadArgument(f"--from and --only choose steps of a pipeline; {target} is one notebook.")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .checkout import has_commit
 from .digest import Entry, files_of, write_manifest
 from .environment import TOOL
 from .errors import BadStore, NotReproducible
@@ -25,6 +24,7 @@ from .kernelspec import kernel_python
 from .plain import load
 from .reach import code_digest, read_reach
 from .record import Run
+from .revision import has_commit
 from .settings import Settings
 from .store import Store, write_whole
 from .template import Template, read_template

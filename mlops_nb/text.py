@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from .difference import MOST_REASONS, USUAL, Difference, Tolerance, Tolerances, compare_values, read_html_table, summed, worst
+from .plain import is_number
 
 # %% ../nbs/45_text.ipynb #45-text-05
 _UNIT = r"(?:ns|µs|μs|us|ms|secs?|seconds?|s|mins?|minutes?|m|hours?|hrs?|h)\b"
@@ -89,7 +90,7 @@ def numbers_in(
     found = []
     for name, old in before.items():
         new = after.get(name)
-        if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (old, new)) and tolerances.of(name).declared:
+        if is_number(old) and is_number(new) and tolerances.of(name).declared:
             found.append((old, new, tolerances.of(name)))
     return found
 
