@@ -25,7 +25,7 @@ from typing import Any
 from .errors import RunError
 from .kernel import GRACE_S, Kernel
 from .mask import Mask
-from .record import now
+from .record import journal_of, now
 from .store import write_whole
 from .template import Template, check_arguments
 
@@ -58,6 +58,8 @@ class Copy:
     def __init__(self, notebook: Any, file: Path | None, mask: Mask):
         self.notebook, self.file, self.mask = notebook, file, mask
         self.changed = False
+        self.stale: set[int] = set()  # cells, by index, that the journal does not tell of yet
+        self._journal: Any = None
         notebook.metadata.papermill.update(start_time=now(), end_time=None, duration=None, exception=None)
         for cell in notebook.cells:
             cell.metadata.papermill = {"exception": None, "start_time": None, "end_time": None, "duration": None, "status": "pending"}
@@ -81,14 +83,38 @@ class Copy:
             if not _runs(cell):
                 cell.metadata.papermill["status"] = "completed"
         self.save()
+        self.close()
 
     def save(self) -> None:
         """Write the notebook as it stands, without secrets, in one step."""
         self.changed = False
+        self.stale.clear()
         if self.file is not None:
             import nbformat
 
             write_whole(self.file, nbformat.writes(self.mask(self.notebook)) + "\n")
+            if self._journal is not None:
+                self._journal.truncate(0)
+
+    def note(self, *indices: int) -> None:
+        """Append to the journal how these cells stand, and those that changed meanwhile: whoever finds the notebook of a process that was killed makes it whole by it."""
+        if self.file is None:
+            return
+        if self._journal is None:
+            self._journal = open(journal_of(self.file), "ab", buffering=0)  # noqa: SIM115 - `close` does
+        parts = ("metadata", "execution_count", "outputs")
+        cells = [(index, self.notebook.cells[index]) for index in sorted({*indices, *self.stale})]
+        lines = [json.dumps(self.mask({"index": index, **{part: cell[part] for part in parts}})) + "\n" for index, cell in cells]
+        self.stale.clear()
+        with contextlib.suppress(OSError):  # the disk is full: it is said when the notebook is written
+            self._journal.write("".join(lines).encode())
+
+    def close(self) -> None:
+        """Delete the journal: the notebook on the disk says as much."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+            journal_of(self.file).unlink(missing_ok=True)
 
 
 def _runs(cell: Any) -> bool:
@@ -192,7 +218,7 @@ class Execution:
         client = NotebookClient(notebook, km=self.kernel.manager, iopub_timeout=60, raise_on_iopub_timeout=True)
         client.kc = connection
         client.reset_execution_trackers()
-        client.process_message = self._listening(client.process_message)  # type: ignore[method-assign]
+        client.process_message = self._listening(client, client.process_message)  # type: ignore[method-assign]
         await self._whisper(0)
         for index, cell in enumerate(notebook.cells):
             if self.status == "running" and _runs(cell):
@@ -216,6 +242,7 @@ class Execution:
         self._report()
         started = time.monotonic()
         cell.metadata.papermill.update(status="running", exception=False, start_time=facts["started"])
+        self.copy.note(index)
         work = asyncio.ensure_future(client.async_execute_cell(cell, index, execution_count=len(self.cells)))
         death = asyncio.ensure_future(self.kernel.died())
         with self._limit(self.cell_timeout_s, f"cell {len(self.cells)}"):
@@ -229,6 +256,7 @@ class Execution:
         facts["status"] = "failed" if self.error else "completed"
         cell.metadata.papermill.update(status=facts["status"], exception=bool(self.error), end_time=now(), duration=facts["seconds"])
         self.copy.changed = True
+        self.copy.note(index)
 
     def _judge(self, cell: Any, index: int, work: asyncio.Future) -> None:
         """Say what the end of a cell means for the run. An error that its tag `raises-exception` allows means nothing, and
@@ -290,13 +318,17 @@ class Execution:
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def _listening(self, process: Callable) -> Callable:
+    def _listening(self, client: Any, process: Callable) -> Callable:
         """Return nbclient's handler of messages, with an ear on the streams."""
 
         def process_message(message: dict, cell: Any, index: int) -> Any:
             self.copy.changed = True
+            kind = message["msg_type"]  # nbclient turns an update into an output
             output = process(message, cell, index)
-            if message["msg_type"] == "stream":
+            if kind == "update_display_data":
+                shown = (message["content"].get("transient") or {}).get("display_id")
+                self.copy.stale.update(other for other, places in client._display_id_map.get(shown, {}).items() if places)
+            if kind == "stream":
                 _join_streams(cell.outputs)
                 self._hear(cell, **message["content"])
             return output
