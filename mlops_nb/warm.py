@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FILES_MOST', 'READ_AT_IMPORT', 'SAFE_THREADS', 'COLD_S', 'HANG_S', 'BOOT', 'send', 'receive', 'Cold', 'roots',
            'preload', 'Missing', 'installed', 'loaded', 'hidden', 'search_path', 'threads', 'become', 'Server', 'load',
-           'begin', 'run_module']
+           'begin', 'end', 'run_module']
 
 # %% ../nbs/06_warm.ipynb #06-warm-02
 import array
@@ -290,7 +290,8 @@ class Server:
         self.module: Any = None  # that prepared
         self.in_folder: list[tuple[str, str]] = []
         self.connections: dict[int, socket.socket] = {}
-        self.children: dict[int, tuple[int, int]] = {}  # by pidfd: the child, and its connection or -1
+        self.children: dict[int, tuple[int, int]] = {}  # by pidfd: the child, and its connection
+        self.kept: set[int] = set()  # children that outlive their connection, by pidfd
         self.forked, self.idle_since = 0, time.time()
 
     def prepare(self) -> None:
@@ -452,15 +453,16 @@ class Server:
         try:
             if message is None:
                 self._forget(number)
-                if child is not None:
+                if child in self.kept:
+                    self.children[child] = (self.children[child][0], -1)
+                elif child is not None:
                     self._signal(child, signal.SIGKILL)
             elif "fork" in message:
                 return self._fork(message["fork"], files, connection)
             elif "signal" in message and child is not None:
                 self._signal(child, message["signal"])
             elif "keep" in message and child is not None:
-                self.children[child] = (self.children[child][0], -1)
-                send(connection, {"kept": True})
+                self.kept.add(child)
             elif "status" in message:
                 send(connection, self._status())
             elif "stop" in message:
@@ -489,6 +491,7 @@ class Server:
 
     def _ended(self, pidfd: int) -> None:
         pid, number = self.children.pop(pidfd)
+        self.kept.discard(pidfd)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         self.poll.unregister(pidfd)
         os.close(pidfd)
@@ -610,12 +613,44 @@ def begin(
     server.settle()
     return server.run()
 
+# %% ../nbs/06_warm.ipynb #06-warm-25
+def end(
+    code: int,  # exit code
+) -> None:
+    """End this process with everything that a notebook may wait for at the end, but without taking modules apart."""
+    import atexit
+    import io
+    import threading
+
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    gc.collect()
+    for thing in gc.get_objects():
+        if isinstance(thing, io.TextIOWrapper | io.BufferedWriter | io.BufferedRandom) and not thing.closed:
+            with contextlib.suppress(Exception):
+                thing.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    _LIBC.fflush(None)
+    os._exit(code)
+
 
 def run_module(
     payload: dict,  # `module`, as after `python -m`
     descriptors: list[int],
 ) -> None:
-    """Run a module as `python -m` does. `sys.argv` holds what follows it."""
+    """Run a module as `python -m` does, and end. `sys.argv` holds what follows it."""
     import runpy
 
-    runpy._run_module_as_main(payload["module"])
+    code = 0
+    try:
+        runpy._run_module_as_main(payload["module"])
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else stop.code is not None
+        if code is True:
+            print(stop.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    end(int(code) & 0xFF)
