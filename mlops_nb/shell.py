@@ -90,6 +90,10 @@ def _classes() -> SimpleNamespace:
     """Make ipykernel's classes without ZeroMQ. This module is loaded by processes that have no ipykernel."""
     import contextvars
 
+    import ipykernel
+
+    if ipykernel.version_info[0] != 7:
+        raise RuntimeError(f"ipykernel {ipykernel.__version__} is not known to mlops_nb, which knows 7")
     from ipykernel.iostream import BackgroundSocket, IOPubThread, OutStream
     from ipykernel.ipkernel import IPythonKernel
     from ipykernel.kernelapp import IPKernelApp
@@ -360,7 +364,10 @@ def serve(
     descriptors: list[int],  # of this process: its end of the pair
 ) -> None:
     """Execute what comes through the pair, until there is no more; the process ends here."""
+    import importlib.util
+
     link = Link(socket.socket(fileno=descriptors[0]))
+    sys.argv[0] = importlib.util.find_spec("ipykernel_launcher").origin  # type: ignore[union-attr,assignment]
     try:
         app = build()
         app.begin(link)
@@ -480,8 +487,8 @@ class Client:
         return message["header"]["msg_id"]
 
     async def is_alive(self) -> bool:
-        """Say whether something may still come; nbclient asks once a second."""
-        return not self.ended.is_set()
+        """Say that it lives: nbclient asks once a second, and whoever started the process knows better."""
+        return True
 
     def finish(self) -> None:
         """Say that no more cells will come."""
@@ -502,121 +509,125 @@ class Shell:
 
     def __init__(
         self,
-        kernel: Any,  # a `Kernel` that is not started: it says which kernelspec, folder and environment, and is used where there is no way to fork
-        fork: Callable[[int, Path], Any],  # makes the process of a descriptor and a file for what it says at C level; returns a `Forked`, raises `Cold`
+        name: str,  # of the kernelspec that it stands for
+        python: str,  # interpreter
+        fork: Callable[[int, Path], Any],  # makes the process, of a descriptor and a file for what it says at C level; returns a `Forked`, raises `Cold`
+        make_kernel: Callable[[], Any],  # makes the `Kernel` that is started where there is no way to fork
         *,
-        cold: type[Exception],  # what `fork` raises where it cannot
         explain: Callable[[int | None], tuple[str, str]],  # status of a run and reason, by exit code
         grace_s: float = 5.0,  # from a request to end, to a kill
     ):
-        self.kernel, self.fork, self.explain, self.grace_s = kernel, fork, explain, grace_s
+        self.name, self.python, self.language, self.fork, self.make_kernel, self.explain, self.grace_s = name, python, "python", fork, make_kernel, explain, grace_s
+        self.kernel: Any = None
         self.cold: str | None = None  # why a kernel was started
         self.client: Any = None
         self.process: Any = None
+        self.manager: Any = None
         self._exit: tuple[str, str] | None = None
-        self._refusal = cold
         self._ended = asyncio.Event()
-        self._start: asyncio.Task | None = None
-        self._pair: Any = None
-        self._told = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.kernel, name)  # what they have in common: name, folder, environment, held, manager, attach
+        self._pair: tuple[socket.socket, socket.socket] | None = None
+        self._log: Any = None
+        self._start: asyncio.Future | None = None
+        self._watch: asyncio.Task | None = None
 
     async def start(self) -> None:
-        """Begin to start the process. Raises `BadNotebook` where no kernel of that name is installed."""
+        """Begin to start the process."""
         self._pair = socket.socketpair()
         self._log = tempfile.NamedTemporaryFile(prefix="mlops-nb-", suffix=".log")  # noqa: SIM115 - closed with the process
-        self._start = asyncio.create_task(asyncio.to_thread(self.fork, self._pair[1].fileno(), Path(self._log.name)))
+        self._start = asyncio.get_running_loop().run_in_executor(None, self.fork, self._pair[1].fileno(), Path(self._log.name))
 
     async def connect(self, timeout_s: float) -> Any:
-        """Wait until cells may come; return the client. Raises `RunError` where the process dies or stays silent."""
+        """Wait until cells may come; return the client. Raises `RunError` where a kernel dies or stays silent."""
+        from mlops_nb.provision import Cold, say_cold
+
         try:
             async with asyncio.timeout(timeout_s):
-                self.process = await self._start
-                self._pair[1].close()
-                asyncio.get_running_loop().add_reader(self.process.fileno(), self._see_end)
+                await self._join()
                 self.client = Client(self._pair[0])
-                await asyncio.wait((self.client.ready, asyncio.ensure_future(self.client.ended.wait())), return_when=asyncio.FIRST_COMPLETED)
-            said = self.client.ready.result() if self.client.ready.done() else {"error": self._said()}
+                over = asyncio.ensure_future(self.client.ended.wait())
+                await asyncio.wait((self.client.ready, over), return_when=asyncio.FIRST_COMPLETED)
+                over.cancel()
+            said = self.client.ready.result() if self.client.ready.done() else {"error": f"its process ended at once. {self._said()}".strip()}
             if "error" not in said:
                 return self.client
             self.cold = said["error"]
         except TimeoutError:
             self.cold = f"it did not answer within {timeout_s:g} s"
-        except self._refusal as refusal:
-            self.cold = str(refusal)
-        await self._end_process()
+        except Cold as cold:
+            self.cold = str(cold)
+        say_cold(self.cold)
+        await self._leave()
+        self.kernel = self.make_kernel()
         await self.kernel.start()
+        self.manager = self.kernel.manager
         return await self.kernel.connect(timeout_s)
+
+    async def _join(self) -> None:
+        """Wait for the process, and watch it from here on."""
+        self.process = await asyncio.shield(self._start)
+        self._pair[1].close()
+        self._watch = asyncio.create_task(self._see_end())
+
+    async def _see_end(self) -> None:
+        from mlops_nb.provision import ended
+
+        self._exit = self.explain(await ended(self.process))
+        self._ended.set()
 
     def _said(self) -> str:
         return Path(self._log.name).read_text(errors="replace").strip()[-2000:]
 
-    def _see_end(self) -> None:
-        code = self.process.poll()
-        if code is not None or self._told:
-            asyncio.get_running_loop().remove_reader(self.process.fileno())
-            self._exit = self.explain(code)
-            self._ended.set()
-        self._told = code is None
-
-    async def _end_process(self) -> None:
+    async def _leave(self) -> None:
+        """End the process at once, and close everything."""
+        if self._watch is not None:
+            if not self._exit:
+                self.process.kill()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ended.wait(), self.grace_s)
+            self._watch.cancel()
+            self.process.close()
         if self.client is not None:
             self.client.close()
-        if self.process is not None:
-            with contextlib.suppress(Exception):
-                asyncio.get_running_loop().remove_reader(self.process.fileno())
-            self.process.close()
         for end in self._pair or ():
             end.close()
-        self.client = self.process = self._pair = None
-        self._log.close()
-
-    @property
-    def language(self) -> str:
-        """The language that it runs."""
-        return "python" if self.cold is None else self.kernel.language
+        if self._log is not None:
+            self._log.close()
+        self.client = self.process = self._pair = self._watch = self._log = None
 
     @property
     def exit(self) -> tuple[str, str] | None:
         """Status and reason, once the process is gone."""
-        return self._exit if self.cold is None else self.kernel.exit
+        return self._exit if self.kernel is None else self.kernel.exit
 
     @property
     def pid(self) -> int | None:
         """The number of the process."""
-        return self.process.pid if self.process is not None else (self.kernel.pid if self.cold is not None else None)
+        return getattr(self.process if self.kernel is None else self.kernel, "pid", None)
 
     async def died(self) -> tuple[str, str]:
         """Return, when the process is gone, why."""
-        if self.cold is not None:
+        if self.kernel is not None:
             return await self.kernel.died()
         await self._ended.wait()
         return self._exit
 
-    async def last_words(self) -> None:
-        """Wait, when the process is gone, until what it had said has come."""
-        if self.client is not None:
-            await self.client.ended.wait()
-
     async def interrupt(self) -> None:
         """Interrupt the cell that runs, as the stop button does."""
-        if self.cold is not None:
+        if self.kernel is not None:
             await self.kernel.interrupt()
-        elif self.process is not None and not self._exit:
+        elif self.process is not None:
             self.process.signal(signal.SIGINT)
 
     async def kill(self) -> None:
         """End the process and its children at once."""
-        if self.cold is not None:
+        if self.kernel is not None:
             await self.kernel.kill()
         elif self.process is not None:
             self.process.kill()
 
     async def said(self, code: str, timeout_s: float) -> bool:
         """Execute code that is no cell and leaves no trace in the session; say whether it was executed in time."""
-        if self.cold is not None:
+        if self.kernel is not None:
             return await self.kernel.said(code, timeout_s)
         asked = self.client.execute(code, silent=True, store_history=False)
         with contextlib.suppress(TimeoutError):
@@ -627,18 +638,15 @@ class Shell:
         return False
 
     async def close(self, keep: bool = False) -> None:
-        """End the process: asked first, killed after `grace_s`. It cannot be kept."""
-        if self.cold is not None:
+        """End the process: asked first, killed after `grace_s`. A kernel in its place may be kept."""
+        if self.kernel is not None:
             await self.kernel.close(keep)
             return
-        if self._start is not None and self.process is None and self._pair is not None:
+        if self._start is not None and self.process is None:
             with contextlib.suppress(Exception):
-                self.process = await self._start
+                await self._join()
         if self.client is not None and not self._exit:
             self.client.finish()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), self.grace_s)
-        if self.process is not None and not self._exit:
-            self.process.kill()
-        if self._start is not None:
-            await self._end_process()
+        await self._leave()
