@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +140,9 @@ def start_with(
     *,
     held: bool = False,  # whether it must be possible to attach to it
     warm: bool = True,  # whether it may be forked
+    head: Mapping[str, Any] | None = None,  # `watch`, `private` and `identity`, where the cells above the parameters are to be executed once; see `shell.prepare`
 ) -> Kernel | Shell:
-    """Return what is to execute the cells of a template, not yet started."""
+    """Return what is to execute the cells of a template, not yet started. What is in `identity` decides, with the cells, who shares them."""
 
     def cold() -> Kernel:
         return Kernel(name, folder, environment, held=held)
@@ -166,7 +167,24 @@ def start_with(
     def fork_shell(end: int, log: Path) -> Forked:
         entry = {"file": mlops_nb.shell.__file__, "function": "serve", "payload": {}}
         with open(os.devnull, "rb") as null, open(log, "ab") as said:
-            return fork(warmth, entry, folder, argv, variables, (null.fileno(), said.fileno(), said.fileno()), (end,), orig_argv=command)
+            stdio = (null.fileno(), said.fileno(), said.fileno())
+            if prepared is not None:
+                try:
+                    return fork(prepared, entry, folder, argv, variables, stdio, (end,), orig_argv=command)
+                except Cold as refusal:
+                    say_cold(str(refusal), "The cells above the parameters are executed in each run")
+            return fork(warmth, entry, folder, argv, variables, stdio, (end,), orig_argv=command)
+
+    above = [cell for cell in code[: last - 1] if "skip-execution" not in cell["metadata"].get("tags", ())]
+    sources = [source for cell in above if (source := "".join(cell["source"])).strip()]
+    prepared = None
+    if head is not None and sources and last and "parameters" in code[last - 1]["metadata"].get("tags", ()):
+        payload = {"cells": sources, "watch": head["watch"], "private": head["private"], "identity": head["identity"]}
+        given = {name: variables[name] for name in ("PYTHONPATH",) if name in variables}
+        prepared = replace(
+            warmth, environment={**warmth.environment, **given}, folder=None if head["private"] else folder, argv=tuple(argv),
+            prepare={"file": mlops_nb.shell.__file__, "function": "prepare", "payload": payload},
+        )  # fmt: skip
 
     return Shell(name, warmth.python, fork_shell, cold, explain=explain_exit, grace_s=GRACE_S)
 
@@ -530,6 +548,7 @@ def execute(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     around: tuple[str, str] | None = None,  # code that a Python kernel executes, silently, before the first cell and after the last
     warm: bool = True,  # whether the process may be forked from one that has imported already
+    head: Mapping[str, Any] | None = None,  # as `start_with`
 ) -> Outcome:
     """Execute a copy of `template` and return how it ended; whatever a cell does, this returns.
 
@@ -539,7 +558,7 @@ def execute(
     """
     masked = Mask(secrets)
     variables = {**os.environ, **_reproducible(template), **environment}
-    process = start_with(template, kernel or template.kernel or "python3", folder, variables, held=hold, warm=warm)
+    process = start_with(template, kernel or template.kernel or "python3", folder, variables, held=hold, warm=warm, head=head)
     execution = Execution(process, output, mask=masked, timeout_s=timeout_s, cell_timeout_s=cell_timeout_s, on_progress=on_progress, around=around)
     held = _outside_loops(_conduct, execution, template, arguments, hold)
     notebook = masked(execution.copy.notebook) if execution.copy else {}

@@ -341,11 +341,12 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
     assert not list((tmp_path / "t").iterdir())
 
 
-def test_sockets_not_ports(tmp_path):
-    """Messages go over Unix sockets in a folder that only this user can enter. (ipykernel opens one port on loopback by itself, for what forked children print.)"""
+def test_sockets_not_ports(tmp_path, monkeypatch):
+    """A kernel's messages go over Unix sockets in a folder that only this user can enter. (ipykernel opens one port on loopback by itself, for what forked children print.)"""
     source = (
         "import json, os\nfrom ipykernel.connect import get_connection_file\n"
         "info = json.load(open(get_connection_file()))\nassert info['transport'] == 'ipc'\n"
         "assert os.stat(os.path.dirname(info['ip'])).st_mode & 0o077 == 0"
     )
+    monkeypatch.setenv("MLOPS_NB_WARM", "off")
     assert run(tmp_path, source).status == "succeeded"
