@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RunError
-from .kernel import GRACE_S, Kernel
+from .kernel import GRACE_S, Kernel, preloaded
 from .mask import Mask
 from .record import now
 from .store import write_whole
@@ -433,7 +433,8 @@ def execute(
     """
     masked = Mask(secrets)
     variables = {**os.environ, **_reproducible(template), **environment}
-    process = Kernel(kernel or template.kernel or "python3", folder, variables, held=hold)
+    imports, idle_s = preloaded(template)
+    process = Kernel(kernel or template.kernel or "python3", folder, variables, held=hold, imports=imports, idle_s=idle_s)
     execution = Execution(process, output, mask=masked, timeout_s=timeout_s, cell_timeout_s=cell_timeout_s, on_progress=on_progress, around=around)
     held = _outside_loops(_conduct, execution, template, arguments, hold)
     notebook = masked(execution.copy.notebook) if execution.copy else {}
