@@ -19,15 +19,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import mlops_nb.shell
 from .errors import RunError
-from .kernel import GRACE_S, Kernel, explain_exit
+from .kernel import GRACE_S, Kernel, explain_exit, preloaded
 from .kernelspec import interpreter, kernel_folders
 from .mask import Mask
-from .provision import Cold, Forked, fork, imports_of, say_cold, warmth_of
+from .provision import Cold, Forked, fork, say_cold, warmth_of
 from .record import journal_of, now
 from .shell import Shell
 from .store import write_whole
@@ -148,16 +149,15 @@ def start_with(
         return Kernel(name, folder, environment, held=held)
 
     command = _plain_command(name)
-    if not warm or command is None:
+    imports, idle_s = preloaded(template) if warm else (None, 0.0)
+    if imports is None:
         return cold()
-    code = [cell for cell in template.notebook["cells"] if cell["cell_type"] == "code"]
-    last = next((number for number, cell in enumerate(code, 1) if "parameters" in cell["metadata"].get("tags", ())), len(code))
-    imports = imports_of(["".join(cell["source"]) for cell in code[:last]], [template.path.parent], command[0])
-    if held:
-        return Kernel(name, folder, environment, held=True, imports=imports)
+    if held or command is None:
+        return Kernel(name, folder, environment, held=held, imports=imports, idle_s=idle_s)
     variables = {**environment, "JPY_PARENT_PID": str(os.getpid())}
     try:
         warmth, arguments = warmth_of(command, variables, imports)
+        warmth = replace(warmth, idle_s=idle_s)
     except Cold as refusal:
         if variables.get("MLOPS_NB_WARM") is None:
             say_cold(str(refusal))
@@ -172,13 +172,11 @@ def start_with(
                 try:
                     return fork(prepared, entry, folder, argv, variables, stdio, (end,), orig_argv=command)
                 except Cold as refusal:
-                    say_cold(str(refusal), "The cells above the parameters are executed in each run")
+                    _say_once(f"The cells above the parameters of {template.name} are executed in each run: {refusal}.")
             return fork(warmth, entry, folder, argv, variables, stdio, (end,), orig_argv=command)
 
-    above = [cell for cell in code[: last - 1] if "skip-execution" not in cell["metadata"].get("tags", ())]
-    sources = [source for cell in above if (source := "".join(cell["source"])).strip()]
-    prepared = None
-    if head is not None and sources and last and "parameters" in code[last - 1]["metadata"].get("tags", ()):
+    sources, prepared = _above_parameters(template), None
+    if head is not None and sources:
         payload = {"cells": sources, "watch": head["watch"], "private": head["private"], "identity": head["identity"]}
         given = {name: variables[name] for name in ("PYTHONPATH",) if name in variables}
         prepared = replace(
@@ -187,6 +185,18 @@ def start_with(
         )  # fmt: skip
 
     return Shell(name, warmth.python, fork_shell, cold, explain=explain_exit, grace_s=GRACE_S)
+
+
+def _above_parameters(template: Template) -> list[str]:
+    """Return the sources of the cells above the `parameters` cell; none where there is no such cell."""
+    code = [cell for cell in template.cells if cell.kind == "code"]
+    last = next((number for number, cell in enumerate(code) if "parameters" in cell.tags), 0)
+    return [cell.source for cell in code[:last] if cell.source.strip() and "skip-execution" not in cell.tags]
+
+
+@cache
+def _say_once(text: str) -> None:
+    logging.getLogger("mlops_nb").warning("%s", text)
 
 
 def _plain_command(name: str) -> list[str] | None:

@@ -425,12 +425,11 @@ _said: set[str] = set()
 
 def say_cold(
     reason: str,  # a clause
-    what: str = "This kernel starts cold",
 ) -> None:
     """Say once a process why a kernel is started cold."""
     if reason not in _said:
         _said.add(reason)
-        logging.getLogger("mlops_nb").warning("%s: %s.", what, reason.rstrip("."))
+        logging.getLogger("mlops_nb").warning("This kernel starts cold: %s.", reason.rstrip("."))
 
 
 def warmth_of(

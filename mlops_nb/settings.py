@@ -45,6 +45,8 @@ class Settings:
     pictures: str  # the least likeness of two pictures that are taken for one; see `picture`
     keep_days: float  # how long `mlops-nb gc` leaves a run that nothing else keeps
     remote: str | None = None  # URL of the store that is shared with others; None: nothing is shared
+    warm: bool = True  # whether kernels are forked from a process that has imported already
+    idle_s: float = 600.0  # how long such a process waits for the next kernel
     push: str = "yes"  # who sends runs there: yes, no, or ci for machines that set the variable CI
 
 # %% ../nbs/01_settings.ipynb #01-settings-09
@@ -56,6 +58,7 @@ OPTIONS = {
         "folder": "results", "output_kb": "50", "picture_kb": "100", "notebook_kb": "500",
         "locks": "constraints*.txt requirements*.txt pyproject.toml environment.y*ml *.lock pixi.toml .python-version",
     },
+    "kernels": {"warm": "on", "idle_s": "600"},
     "check": {"ignore": ""},
     "reproduce": {"pictures": "0.75"},
 }
@@ -85,6 +88,22 @@ def _days(text: str | None) -> float:
     return days
 
 
+def _warm(value: str | None) -> bool:
+    if value not in ("on", "off"):
+        raise BadSettings(f"settings.ini sets warm = {value} in [kernels]; it is on or off.")
+    return value == "on"
+
+
+def _idle(text: str | None) -> float:
+    try:
+        idle_s = float(text or "")
+    except ValueError:
+        idle_s = 0.0
+    if not 1 <= idle_s <= 1e6:
+        raise BadSettings(f"settings.ini sets idle_s = {text} in [kernels]; it is a number of seconds, 1 or more, such as 600.")
+    return idle_s
+
+
 @lru_cache(maxsize=32)
 def _read(root: Path, version: tuple | None) -> Settings:
     values = _parse(root / "settings.ini") if version else {}
@@ -105,6 +124,8 @@ def _read(root: Path, version: tuple | None) -> Settings:
         pictures=option("reproduce", "pictures"),
         keep_days=_days(option("store", "keep_days")),
         remote=_remote(option("store", "remote"), root),
+        warm=_warm(option("kernels", "warm")),
+        idle_s=_idle(option("kernels", "idle_s")),
         push=_push(option("store", "push")),
     )
 
