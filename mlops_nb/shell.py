@@ -283,6 +283,16 @@ def _classes() -> SimpleNamespace:
         def _abort_queues(self, subshell_id: str | None = None) -> None:
             pass
 
+        async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
+            try:
+                await super().execute_request(stream, ident, parent)
+            finally:
+                if os.getpid() != self.iopub_thread._master_pid:  # a cell forked, and the fork came to the end of the cell
+                    with contextlib.suppress(Exception):
+                        sys.stdout.flush()
+                        sys.stderr.flush()
+                    os._exit(0)
+
     Kernel.__name__ = Kernel.__qualname__ = "IPythonKernel"
     Kernel.__module__ = "ipykernel.ipkernel"
 
