@@ -401,7 +401,7 @@ def read_access(
             continue
         shown = _shown(what, root) if kind in ("read", "written", "imports") else what
         explained = {
-            "read": shown in ours or any(shown == one or shown.startswith(f"{one}/") for one in given),
+            "read": shown in ours or what in _FORKS or any(shown == one or shown.startswith(f"{one}/") for one in given),
             "written": not os.path.lexists(what) and "***" not in what,  # it was there for a while only
             "imports": shown in ours or (not Path(what).is_relative_to(root) and installed(_top_level(what))),
             "random": what == "random" and what not in names,  # a package drew for its own ends
@@ -420,6 +420,9 @@ def read_access(
     return {**found, "cut": cut, "injected": injected}
 
 # %% ../nbs/15_access.ipynb #15-access-14
+_FORKS = [str(Path(__file__).with_name(name)) for name in ("warm.py", "shell.py")]  # at the bottom of the stack, which some packages read
+
+
 def _entries(file: Path) -> list[list]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()

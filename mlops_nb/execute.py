@@ -214,6 +214,8 @@ def _plain_command(name: str) -> list[str] | None:
     metadata = spec.get("metadata") or {}
     if not spec.get("argv") or spec.get("env") or metadata.get("kernel_provisioner") or spec.get("interrupt_mode", "signal") != "signal":
         return None
+    if spec.get("language", "python").lower() != "python":
+        return None
     python = interpreter(spec["argv"])
     return None if python is None else [python, *(part.replace("{connection_file}", "kernel.json") for part in spec["argv"][1:])]
 

@@ -75,7 +75,7 @@ def comparable(notebook: dict) -> dict:
     """Return a notebook without times, numbers of processes, addresses and the random names of widgets."""
     def plain(value):
         if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items() if key not in ("start_time", "end_time", "duration", "execution")}
+            return {key: plain(item) for key, item in value.items() if key not in ("start_time", "end_time", "duration", "execution", "id")}
         if isinstance(value, list):
             return [plain(item) for item in value]
         return re.sub(r"ipykernel_\d+|0x[0-9a-f]+|\b[0-9a-f]{32}\b|IPY_MODEL_\w+", "*", value) if isinstance(value, str) else value
