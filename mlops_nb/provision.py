@@ -468,7 +468,11 @@ def _touches(statement: ast.AST) -> bool:
     return False
 
 # %% ../nbs/07_provision.ipynb #07-provision-15
-KERNEL_IMPORTS = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "IPython.core.completer", "IPython.core.pylabtools")
+KERNEL_IMPORTS = (  # all that `ipykernel.kernelapp` imports; itself it reads a variable of one call when it is imported
+    "IPython.core.application", "IPython.core.completer", "IPython.core.profiledir", "IPython.core.pylabtools", "IPython.core.shellapp",
+    "jupyter_client.connect", "jupyter_client.session", "tornado.ioloop", "zmq.eventloop.zmqstream", "ipykernel.connect?", "ipykernel.control?",
+    "ipykernel.heartbeat?", "ipykernel.iostream?", "ipykernel.ipkernel", "ipykernel.parentpoller?", "ipykernel.shellchannel?", "ipykernel.zmqshell",
+)  # fmt: skip
 _FLAGS = re.compile(r"-(X.+|W.+|u|b|bb|O|OO|q|B)$")
 def say_cold(
     reason: str,  # a clause

@@ -19,6 +19,7 @@ TOOLS = {
     "IPython": "result",
     "annotated_types": "template",
     "fsspec": "remote",
+    "ipykernel": "kernels",
     "jupyter_client": ("provision", "kernel", "kernels"),
     "jupyter_core": ("provision", "kernel", "kernelspec"),
     "nbclient": "execute",
@@ -28,7 +29,8 @@ TOOLS = {
     "pydantic": "template",
     "pyflakes": "lint",
     "rich": "terminal",
-    "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "cli"),  # a command declares its own options
+    "traitlets": "provision",
+    "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "kernels", "cli"),  # a command declares its own options
 }
 ANYWHERE = {"PIL", "numpy", "pandas", "psutil"}  # used as the standard library is
 NOWHERE = {"fastcore", "nbdev"}  # they write the package; it does not need them
