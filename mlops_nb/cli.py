@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from . import asking, checking, keeping, proving, running, sharing
+from . import asking, checking, keeping, kernels, proving, running, sharing
 from .errors import MlopsError, RunError, RunInterrupted
 
 # %% ../nbs/89_cli.ipynb #89-cli-04b
@@ -80,6 +80,9 @@ COMMANDS = (
 )  # fmt: skip
 for command in COMMANDS:
     app.command(cls=Command)(command)
+for name, command in kernels.COMMANDS.items():
+    kernels.app.command(name, cls=Command)(command)
+app.add_typer(kernels.app, cls=Group)
 
 
 def _version(asked: bool) -> None:

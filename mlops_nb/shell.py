@@ -470,6 +470,7 @@ class Head:
         self.app, self.cells, self.reads = app, [], {}
         self.variables, self.folder = dict(os.environ), os.getcwd()
         self.seeded: list[Callable[[], None]] = []
+        self.torch_seed = sys.modules["torch"].initial_seed() if "torch" in sys.modules else None
 
     def execute(self, sources: list[str], before: str | None) -> None:
         """Execute cells, one after the other. Raises `RuntimeError` where one fails."""
@@ -510,6 +511,10 @@ class Head:
         bits = getattr(generator, "_bit_generator", None)
         if bits is not None and getattr(bits, "seed_seq", getattr(bits, "_seed_seq", None)) is None:
             self.seeded.append(partial(generator.set_state, generator.get_state()))  # type: ignore[union-attr]
+
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.initial_seed() != self.torch_seed:
+            self.seeded.append(partial(torch.set_rng_state, torch.get_rng_state()))
 
     def keep(self, private: bool) -> None:
         """Note what is to be put back; raise `RuntimeError` where a fork could not be what a process of its own would be."""

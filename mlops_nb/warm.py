@@ -24,7 +24,7 @@ import struct
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # %% ../nbs/06_warm.ipynb #06-warm-05
@@ -69,7 +69,11 @@ def receive(
 
 # %% ../nbs/06_warm.ipynb #06-warm-08
 class Cold(Exception):
-    """Why a kernel cannot be forked; a clause."""
+    """Why a kernel cannot be forked; a clause. `without` is the import that has to be left to the notebook, where it is that."""
+
+    def __init__(self, reason: str, without: str | None = None):
+        super().__init__(reason)
+        self.without = without
 
 
 def roots() -> list[str]:
@@ -84,10 +88,11 @@ def _is_installed(file: str | None, folders: list[str]) -> bool:
 
 def preload(
     names: list[str],
+    printed: Callable[[], str] = str,  # returns what was printed since the last call
 ) -> list[str]:
     """Import what is found among installed modules; return every top-level name that was looked for and is not there.
 
-    Raises `Cold` where an import fails, or brings a module from elsewhere.
+    Raises `Cold` where an import fails, prints, asks whether it runs in a notebook, or brings a module from elsewhere.
     """
     folders, missing = roots(), Missing()
     sys.meta_path.append(missing)
@@ -100,7 +105,13 @@ def preload(
                 continue
             if not all(_is_installed(place, folders) for place in spec.submodule_search_locations or ()):
                 continue
-            _import(name, sure)
+            with _shell_asked() as asks:
+                _import(name, sure, asked)
+            if asks:
+                raise Cold(f"the import of {name} asks whether it runs in a notebook", asked)
+            said = printed()
+            if said:
+                raise Cold(f"the import of {name} prints: {said[:300]}", asked)
     finally:
         sys.meta_path.remove(missing)
     for name, module in list(sys.modules.items()):
@@ -109,7 +120,21 @@ def preload(
     return missing.names
 
 
-def _import(name: str, sure: bool) -> None:
+@contextlib.contextmanager
+def _shell_asked() -> Iterator[list]:
+    """Note whether somebody asks for IPython's shell, which there is in a kernel and not here."""
+    asks: list = []
+    shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
+    if shell is not None:
+        shell.initialized = classmethod(lambda kind: asks.append(kind))  # IPython.get_ipython() begins with it; None is false
+    try:
+        yield asks
+    finally:
+        if shell is not None:
+            del shell.initialized
+
+
+def _import(name: str, sure: bool, asked: str) -> None:
     parent, _, last = name.rpartition(".")
     try:
         if not sure:
@@ -118,7 +143,7 @@ def _import(name: str, sure: bool) -> None:
                 return
         importlib.import_module(name)
     except BaseException as error:  # SystemExit, too
-        raise Cold(f"the import of {name} fails ({type(error).__name__}: {error})") from None
+        raise Cold(f"the import of {name} fails ({type(error).__name__}: {error})", asked) from None
 
 
 class Missing:
@@ -260,6 +285,8 @@ def _refresh(server: "Server", folder: str) -> None:
         modules["random"].seed()
     if "numpy.random" in modules:
         modules["numpy.random"].seed()
+    if "torch" in modules:
+        modules["torch"].default_generator.seed()
     if "logging" in modules:
         modules["logging"]._startTime = time.time()
     if "threading" in modules:
@@ -283,6 +310,7 @@ class Server:
         self.listener, self.spec, self.lock = listener, spec, lock
         self.pid, self.folder, self.started = os.getpid(), os.getcwd(), time.time()
         self.cold: str | None = None  # why it cannot fork
+        self.without: str | None = None  # the import that is the reason
         self.leaving = False
         self.mine: Any = None  # what `__main__` was
         self.path = [*sys.path]
@@ -303,29 +331,32 @@ class Server:
         os.dup2(pipe, 2)
         os.close(pipe)
         signal.setitimer(signal.ITIMER_REAL, HANG_S)  # its default action ends the process
+
+        def printed() -> str:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            _LIBC.fflush(None)
+            with contextlib.suppress(BlockingIOError):
+                return os.read(output, 2000).decode(errors="replace").strip()
+            return ""
+
         try:
-            self.looked_for = preload(self.spec["imports"])
+            self.looked_for = preload(self.spec["imports"], printed)
             if self.spec["prepare"]:
                 self._prepare_more()
             elif sys.path != self.path:
                 raise Cold("an import changes sys.path")
+            said = printed()
+            if said:
+                raise Cold(f"preparing prints past Python: {said[:300]}")
         except Cold as cold:
-            self.cold = str(cold)
+            self.cold, self.without = str(cold), cold.without
         signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        _LIBC.fflush(None)
-        try:
-            said = os.read(output, 2000).decode(errors="replace").strip()
-        except BlockingIOError:
-            said = ""
         os.close(output)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 1)
         os.dup2(null, 2)
         os.close(null)
-        if said and not self.cold:
-            self.cold = f"an import prints: {said[:500]}"
         self.after = dict(os.environ)
         self.installed, self.loaded = installed(), loaded()
         self.names = {name.partition(".")[0] for name, module in list(sys.modules.items()) if _is_found(module)} | {*self.looked_for_names()}
@@ -531,7 +562,7 @@ class Server:
             return None
         reason = self.why_cold(request)
         if reason:
-            send(connection, {"cold": reason})
+            send(connection, {"cold": reason, "without": self.without})
             return None
         gc.disable()
         try:
@@ -644,6 +675,8 @@ def run_module(
     import runpy
 
     code = 0
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, os.getcwd())  # as -m does
     try:
         runpy._run_module_as_main(payload["module"])
     except SystemExit as stop:

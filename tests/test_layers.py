@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[1]
 # Each is known to one module, so that one notebook is rewritten when the tool changes or dies.
 TOOLS = {
     "IPython": "result",
-    "ipykernel": "shell",
     "annotated_types": "template",
     "fsspec": "remote",
-    "jupyter_client": ("kernel", "provision", "shell"),
-    "jupyter_core": ("kernel", "kernelspec", "provision"),
+    "ipykernel": ("shell", "kernels"),
+    "jupyter_client": ("shell", "provision", "kernel", "kernels"),
+    "jupyter_core": ("provision", "kernel", "kernelspec"),
     "nbclient": "execute",
     "nbformat": "execute",
     "packaging": "environment",
@@ -31,8 +31,8 @@ TOOLS = {
     "rich": "terminal",
     "tornado": "shell",
     "traitlets": ("provision", "shell"),
+    "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "kernels", "cli"),  # a command declares its own options
     "zmq": "shell",
-    "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "cli"),  # a command declares its own options
 }
 ANYWHERE = {"PIL", "numpy", "pandas", "psutil"}  # used as the standard library is
 NOWHERE = {"fastcore", "nbdev"}  # they write the package; it does not need them
