@@ -18,13 +18,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import RunError
 from .kernel import GRACE_S, Kernel
 from .mask import Mask
+from .plain import unwrap
 from .record import now
 from .store import write_whole
 from .template import Template, check_arguments
@@ -38,6 +39,7 @@ class Progress:
     cells: int  # how many code cells there are
     seconds: float  # since the start
     line: str = ""
+    reported: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by name: the last step that a cell reported, and its value
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def _join_streams(outputs: list) -> None:
 # %% ../nbs/23_execute.ipynb #23-execute-13
 WHISPER_S = 10.0  # for code that is no cell
 SAVE_EVERY_S = 2.0  # while cells run; more where writing takes long
+_REPORTED = "application/vnd.mlops-nb.steps+json"  # what `steps.report` shows
 STOPPED = {"interrupted": "KeyboardInterrupt", "timed-out": "RunStopped", "killed": "RunnerStopped"}  # kind of error, by why a run was told to stop
 
 
@@ -134,6 +137,7 @@ class Execution:
         self._tasks: set[asyncio.Task] = set()
         self._handlers = contextlib.ExitStack()
         self._count = 0  # code cells in all
+        self._reported: dict[str, tuple[float, float]] = {}  # what `Progress.reported` will be
         self._started = time.monotonic()
 
     async def start(self) -> None:
@@ -299,6 +303,8 @@ class Execution:
             if message["msg_type"] == "stream":
                 _join_streams(cell.outputs)
                 self._hear(cell, **message["content"])
+            elif _REPORTED in message["content"].get("data", {}):
+                self._note(message["content"]["data"][_REPORTED])
             return output
 
         return process_message
@@ -312,8 +318,14 @@ class Execution:
             tail = self.mask.text(tail[: tail.rfind("\n") + 1])
         self._report(re.split(r"[\r\n]+", tail.rstrip())[-1].strip()[-1000:])
 
+    def _note(self, reported: dict) -> None:
+        """Pass on the last of the values that a cell reports step by step."""
+        with contextlib.suppress(LookupError, TypeError):  # any cell may show anything
+            self._reported = {**self._reported, reported["name"]: (reported["steps"][-1], unwrap(reported["values"][-1]))}
+            self._report()
+
     def _report(self, line: str = "") -> None:
-        self.on_progress(Progress(len(self.cells), self._count, time.monotonic() - self._started, line))
+        self.on_progress(Progress(len(self.cells), self._count, time.monotonic() - self._started, line, self._reported))
 
     async def _save_at_intervals(self) -> None:
         pause = SAVE_EVERY_S

@@ -53,6 +53,7 @@ def run(
     cell_timeout_s: float | None = None,  # for each cell
     hold: bool = False,  # keep the kernel of a run that fails; the error says how to attach
     force: bool = False,  # run also where the store has a run with the same key
+    lay_out: bool = True,  # whether the outputs are laid out under the project's root; else they are in the store alone
     fetch_only: bool = False,  # execute nothing: raise `UnknownRun` where neither store has a run with the same key
     on_progress: Callable[["Progress"], None] = lambda progress: None,
     on_hit: Callable[[Run], None] = lambda run: None,  # told of the run that is returned instead
@@ -99,14 +100,14 @@ def run(
                     fetch(remote, key.digest, under(template.path, settings.root), step.outputs.values(), store, on_warning, tell)
                     hit = find_hit(key, template, settings.root, store)
             if hit is not None:
-                lay_out_outputs(hit, store, settings.root)
+                lay_out_outputs(hit, store, settings.root, lay_out)
             elif fetch_only:
                 raise UnknownRun(f"{template.name}: no run with its key of today is here" + (f", nor in {remote.url}." if remote else "."))
             else:
                 secrets = {**secrets_of_project(settings), **secrets_of(template)}
                 _check_secrets(secrets, step, settings)
                 record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline)
-        finished = hit or _execute(step, checked, inputs, key, settings, store, secrets, record, options)
+        finished = hit or _execute(step, checked, inputs, key, settings, store, secrets, record, options, lay_out)
     if remote is not None:
         send_new(remote, None if hit else finished, store, on_warning, tell)
     if hit is not None:
@@ -162,7 +163,7 @@ def _begin(
 
 def _execute(
     step: Step, checked: dict, inputs: dict[str, File], key: Key | None, settings: Settings, store: Store, secrets: dict[str, str],
-    record: dict, options: dict,
+    record: dict, options: dict, lay_out: bool,
 ) -> Run:  # fmt: skip
     from concurrent.futures import ThreadPoolExecutor
     from concurrent.futures import wait as wait_for
@@ -186,7 +187,7 @@ def _execute(
             )
             record = facts.result()
             with in_use(settings.store):
-                record = _concluded(step, inputs, outcome, settings, store, record)
+                record = _concluded(step, inputs, outcome, settings, store, record, lay_out)
                 if key is not None and key_now(template, checked, inputs, settings, options["kernel"]) != key:
                     record["key"] = None  # code was edited while it ran, and nobody can say which of the two was run
                 write_record(settings.store, mask(record))
@@ -261,7 +262,7 @@ def _environment(store: Store, python: str | None) -> dict:
     return {"digest": store.put(dump(found)), "python": found.get("python", {}).get("version"), "platform": found.get("platform")}
 
 # %% ../nbs/33_step.ipynb #33-step-08
-def _concluded(step: Step, inputs: Mapping[str, File], outcome: "Outcome", settings: Settings, store: Store, record: dict) -> dict:
+def _concluded(step: Step, inputs: Mapping[str, File], outcome: "Outcome", settings: Settings, store: Store, record: dict, lay_out: bool) -> dict:
     """Return the final record; keep the outputs of a run that succeeded and lay them out."""
     folder = settings.store / record["id"]
     status, error, outputs, replaced = outcome.status, outcome.error, {}, {}
@@ -269,7 +270,7 @@ def _concluded(step: Step, inputs: Mapping[str, File], outcome: "Outcome", setti
         try:
             check_unchanged(inputs, settings.root, store)
             outputs = keep_outputs(step.outputs, folder, store, step.template.name)
-            for file in outputs.values():
+            for file in outputs.values() if lay_out else ():
                 replaced[file.path] = store.lay_out(file.digest, settings.root / file.path)
         except (BadStore, KeyboardInterrupt) as problem:
             status = "failed" if isinstance(problem, BadStore) else "interrupted"
