@@ -39,7 +39,7 @@ class Progress:
     cells: int  # how many code cells there are
     seconds: float  # since the start
     line: str = ""
-    reported: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by name: the last step that a cell reported, and its value
+    reported: Mapping[str, tuple[int, float]] = field(default_factory=dict)  # by name: the last step that a cell reported, and its value
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Execution:
         self._tasks: set[asyncio.Task] = set()
         self._handlers = contextlib.ExitStack()
         self._count = 0  # code cells in all
-        self._reported: dict[str, tuple[float, float]] = {}  # what `Progress.reported` will be
+        self._reported: dict[str, tuple[int, float]] = {}  # what `Progress.reported` will be
         self._started = time.monotonic()
 
     async def start(self) -> None:

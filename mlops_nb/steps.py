@@ -6,7 +6,6 @@
 __all__ = ['STEPS', 'MOST_STEPS', 'report', 'read_steps']
 
 # %% ../nbs/50_steps.ipynb #50-steps-02
-import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,12 +25,12 @@ class _Curve:
 
     cell: int | None  # its number, `In [cell]`
     display_id: str
-    steps: list[float] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     stride: int = 1
     count: int = 0
 
-    def add(self, step: float, value: float) -> None:
+    def add(self, step: int, value: float) -> None:
         """Put a value after the others, in the place of the last one where that is to be left out."""
         if self.steps and (self.count - 1) % self.stride:
             self.steps.pop()
@@ -49,25 +48,24 @@ _curves: dict[str, _Curve] = {}  # of this kernel, by name
 def report(
     name: str,  # of the result, such as "macro_f1"
     value: Any,  # a number: how it stands
-    step: Any,  # a number that grows: an epoch, a round, a fold
+    step: Any,  # a whole number that grows: an epoch, a round, a fold
 ) -> None:
     """Report how the result `name` stands after `step`; outside Jupyter, print it.
 
-    The run has a result of this name, with the last value, unless it glues another one of this name later. Raises `BadValue` for a value or a step that is not a number, and for an
-    empty name. NaN and infinity are values; a step is finite.
+    The run has a result of this name, with the last value, unless it glues another one of this name later. Raises `BadValue` for a value that is not a number, a step that is no whole
+    number, and an empty name. NaN and infinity are values.
     """
     if not isinstance(name, str) or not name.strip():
         raise BadValue(f'a result needs a name, such as report("macro_f1", …, step=…); this one is {name!r}.')
     known, at = unwrap(json_value(value)), unwrap(json_value(step))
-    for what, number in (("value", known), ("step", at)):
-        if not is_number(number):
-            raise BadValue(f"report({name!r}, …): the {what} is a number; this one is {number!r}.")
-    if not math.isfinite(at):
-        raise BadValue(f"report({name!r}, …): a step is a finite number; this one is {at!r}.")
-    _show(name, known, at)
+    if not is_number(known):
+        raise BadValue(f"report({name!r}, …): the value is a number; this one is {known!r}.")
+    if not is_number(at) or at % 1 != 0:
+        raise BadValue(f"report({name!r}, …): a step is a whole number; this one is {at!r}.")
+    _show(name, known, int(at))
 
 # %% ../nbs/50_steps.ipynb #50-steps-07
-def _show(name: str, value: float, step: float) -> None:
+def _show(name: str, value: float, step: int) -> None:
     from IPython.core.getipython import get_ipython
 
     shell = get_ipython()
@@ -92,9 +90,9 @@ def _show(name: str, value: float, step: float) -> None:
 def read_steps(
     notebook: dict,  # parsed notebook, format 4
     name: str,  # of a result
-) -> dict[float, float]:
+) -> dict[int, float]:
     """Return value by step of what was reported of this name, in the order in which it was; a step that was reported twice has its last value."""
-    found: dict[float, float] = {}
+    found: dict[int, float] = {}
     for cell in notebook.get("cells", []):
         for output in cell.get("outputs", []):
             reported = (output.get("data") or {}).get(STEPS)
