@@ -24,10 +24,13 @@ DIRECTIONS = ("maximize", "minimize")
 class Listed:
     """The settings of a list, in their order: a grid, or what was drawn."""
 
+    learns = prune = False  # whether it matters to it what came of a trial; whether it stops hopeless ones
+
     def __init__(self, settings: list[dict[str, Any]]):
         self.settings = settings
+        self.count = len(settings)
 
-    def ask(self, number: int) -> dict[str, Any] | None:
+    def ask(self, number: int, proposed: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """Return the setting of the trial with this number, from 0; None where there is none any more."""
         return self.settings[number] if number < len(self.settings) else None
 
@@ -42,6 +45,8 @@ class Listed:
 class Optuna:
     """A search by Optuna, in memory."""
 
+    learns = True
+
     def __init__(
         self,
         space: Mapping[str, Axis],
@@ -51,17 +56,19 @@ class Optuna:
         prune: bool = True,
     ):
         optuna = _optuna()
-        self.space, self.seed, self.trials, self.prune = space, seed, trials, prune
+        self.space, self.seed, self.count, self.prune = space, seed, trials, prune
         self.study = optuna.create_study(direction=direction, pruner=optuna.pruners.MedianPruner(n_startup_trials=5))
         self.distributions = {name: _distribution(optuna, axis) for name, axis in space.items()}
         self._out: dict[int, Any] = {}  # trials that have been asked for, by our number
 
-    def ask(self, number: int) -> dict[str, Any] | None:
-        """Return the setting of the trial with this number, from 0; None where there are enough."""
-        if number >= self.trials:
+    def ask(self, number: int, proposed: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """Return the setting of the trial with this number, from 0: the one that an earlier search proposed for it, if any; None where there are enough."""
+        if number >= self.count:
             return None
         optuna = _optuna()
         self.study.sampler = optuna.samplers.TPESampler(seed=random.Random(f"{self.seed}/{number}").getrandbits(32), multivariate=True, constant_liar=True)
+        if proposed is not None:
+            self.study.enqueue_trial({name: _param(axis, proposed[name]) for name, axis in self.space.items()})
         trial = self._out[number] = self.study.ask(self.distributions)
         return {name: _value(axis, trial.params[name]) for name, axis in self.space.items()}
 

@@ -16,13 +16,15 @@ ROOT = Path(__file__).parents[1]
 
 # Each is known to one module, so that one notebook is rewritten when the tool changes or dies.
 TOOLS = {
-    "IPython": "result",
+    "IPython": ("result", "steps"),
     "annotated_types": "template",
     "fsspec": "remote",
     "jupyter_client": "kernel",
     "jupyter_core": ("kernel", "kernelspec"),
+    "matplotlib": "trials",
     "nbclient": "execute",
     "nbformat": "execute",
+    "optuna": "search",
     "packaging": "environment",
     "papermill": "execute",
     "pydantic": "template",
