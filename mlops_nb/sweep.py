@@ -24,7 +24,7 @@ from .key import Key
 from .mask import Mask
 from .plain import dump, is_number
 from .record import Run, now
-from .resources import Needs
+from .resources import count_cores, needs_of
 from .search import search_in
 from .settings import Settings, read_settings, under
 from .space import Axis, Choices, Range, first_of, make_space
@@ -183,6 +183,8 @@ class _Conductor:
         self.out: dict[str, tuple[int, int]] = {}  # trial and run, by the name of the task
         self.live: dict[int, dict[int, float]] = {}  # what the first run of a trial has reported, by step
         self.hopeless: set[int] = set()
+        self.ran: set[int] = set()  # trials of which a run was executed here
+        self.over: set[int] = set()  # trials that have ended
         self.failed = self.succeeded = 0
         self.interrupted = False
         self.lock = threading.RLock()  # progress may be told by another thread
@@ -194,8 +196,8 @@ class _Conductor:
         self._save()
         watch = Watch(on_progress=self._progress, on_warning=self.watch.on_warning)
         with make_pool(watch) if make_pool is not None else Jobs(jobs, watch) as self.pool:
-            slots = getattr(self.pool, "jobs", None) or jobs or _cores()
-            tasks = self._tasks(slots)
+            slots = getattr(self.pool, "jobs", None) or jobs or count_cores()
+            tasks = self._tasks()
             room = slots if self.search.learns else 2 * slots
             try:
                 while True:
@@ -220,9 +222,9 @@ class _Conductor:
         with in_use(self.plan.settings.store):
             write_sweep(self.sweep, self.mask)
 
-    def _tasks(self, slots: int) -> Iterator[Task]:
+    def _tasks(self) -> Iterator[Task]:
         """Yield what is to be run: trials of the record first, then new ones; without the runs that are in the store."""
-        threads = max(1, _cores() // slots)
+        needs = needs_of(self.plan.settings, self.plan.template.path)
         for number in range(self.sweep.wanted):
             with self.lock:
                 known = self.trials.get(number)
@@ -247,9 +249,8 @@ class _Conductor:
                 name = f"trial {number}" + (f" {self.plan.over}={self.plan.repeats[index]}" if self.plan.over else "")
                 self.out[name] = (number, index)
                 options = {**self.plan.options, "root": self.plan.settings.root}
-                yield Task(name, self.plan.template.path, run.arguments, options, Needs(threads=threads))
-            if self.trials[number].status == "succeeded":
-                self._conclude(number, was_there=True)
+                yield Task(name, self.plan.template.path, run.arguments, options, needs)
+            self._conclude_if_over(number)
 
     def _there(self, arguments: dict[str, Any]) -> Run | None:
         """Return the run of the store that has the same key, and note that it is of use."""
@@ -312,19 +313,23 @@ class _Conductor:
         elif run.status not in (PRUNED, WAITING):
             self.failed += 1
             self._check_failures(done)
-        if self.trials[number].status != WAITING and not any(its == number for its, _ in self.out.values()) and not self._is_to_come(number):
-            self._conclude(number, was_there=False)
+        self.ran.add(number)
+        self._conclude_if_over(number)
 
     def _set(self, number: int, index: int, run: TrialRun) -> None:
         trial = self.trials[number]
         self.succeeded += run.status == "succeeded"
         self.trials[number] = replace(trial, runs=(*trial.runs[:index], run, *trial.runs[index + 1 :]))
 
-    def _is_to_come(self, number: int) -> bool:
-        return number not in self.hopeless and any(run.status == WAITING for run in self.trials[number].runs)
+    def _conclude_if_over(self, number: int) -> None:
+        """Runs end, and are found to be there, in any order; the last one ends the trial."""
+        out = any(its == number for its, _ in self.out.values())
+        if number not in self.over and not out and self.trials[number].status != WAITING:
+            self._conclude(number, was_there=number not in self.ran)
 
     def _conclude(self, number: int, was_there: bool) -> None:
         """A trial has ended: the search learns of it, the record tells of it."""
+        self.over.add(number)
         trial, objective = self.trials[number], self.sweep.objective
         values = trial.values(objective) if objective else []
         with self.lock:
@@ -366,9 +371,3 @@ def _of_run(run: TrialRun, finished: Run) -> TrialRun:
     """Return what the sweep keeps of a run that has ended."""
     results = {name: value for name, value in finished.results.items() if is_number(value)}
     return replace(run, status=finished.status, id=finished.id, key=finished.key, results=results, error=finished.error)
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
