@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import BadArgument, BadSettings, MlopsError, RunError, RunInterrupted, RunKilled, UnknownRun
 from .record import Run, runs_in
 from .remote import to_stderr
-from .resources import Machine, Needs, Share, check_needs, count_cores, share_of, this_machine
+from .resources import Machine, Needs, Share, check_jobs, check_needs, count_cores, share_of, this_machine
 from .settings import read_settings, under
 from .step import run as run_step
 
@@ -322,8 +322,7 @@ class Jobs:
         jobs: int | None = None,  # how many runs may be side by side; None: one for each core
         watch: Watch | None = None,
     ):
-        if jobs is not None and jobs < 1:
-            raise BadArgument(f"--jobs {jobs}: it is how many runs may be side by side, 1 or more. Without it there are as many as cores.")
+        check_jobs(jobs)
         self.jobs = (count_cores() if jobs is None else jobs) if os.name == "posix" else 1
         self.watch = watch or Watch()
         self._queue: list[tuple[int, int, Task]] = []
