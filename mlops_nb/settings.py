@@ -10,7 +10,7 @@ import configparser
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -46,9 +46,10 @@ class Settings:
     keep_days: float  # how long `mlops-nb gc` leaves a run that nothing else keeps
     remote: str | None = None  # URL of the store that is shared with others; None: nothing is shared
     push: str = "yes"  # who sends runs there: yes, no, or ci for machines that set the variable CI
+    resources: Mapping[str, str] = field(default_factory=dict)  # by template, what a run of it needs; see `resources`
 
 # %% ../nbs/01_settings.ipynb #01-settings-09
-OF_ANY_NAME = ("tolerance",)  # sections whose options are the names of results
+OF_ANY_NAME = ("tolerance", "resources")  # sections whose options are the names of results, and of templates
 OPTIONS = {
     "pipelines": {"folder": "nbs/pipelines", "default": None},
     "store": {"path": "runs", "keep_days": "30", "remote": None, "push": "yes"},
@@ -106,6 +107,7 @@ def _read(root: Path, version: tuple | None) -> Settings:
         keep_days=_days(option("store", "keep_days")),
         remote=_remote(option("store", "remote"), root),
         push=_push(option("store", "push")),
+        resources=values.get("resources", {}),
     )
 
 

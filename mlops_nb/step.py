@@ -6,6 +6,7 @@
 __all__ = ['ERRORS', 'MOST_SOURCE_LINES', 'run', 'explain']
 
 # %% ../nbs/33_step.ipynb #33-step-02
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
@@ -27,6 +28,7 @@ from .plain import dump
 from .reach import Reach, read_reach
 from .record import Run, as_run, new_id, now, this_process, write_record
 from .remote import fetch, remote_of, send_new, to_stderr
+from .resources import Needs, Share, check_needs, memory_guard, needs_of, recorded, share_of, this_machine, variables_of
 from .result import read_results
 from .revision import read_revision
 from .role import PATHS
@@ -35,7 +37,7 @@ from .store import Store, hide, in_use, one_at_a_time
 from .template import Template, all_arguments, check_arguments, read_template
 
 if TYPE_CHECKING:
-    from mlops_nb.execute import Outcome, Progress
+    from mlops_nb.execute import Guard, Outcome, Progress
 
 # %% ../nbs/33_step.ipynb #33-step-05
 ERRORS = {"failed": CellFailed, "timed-out": RunTimedOut, "killed": RunKilled, "interrupted": RunInterrupted}
@@ -55,6 +57,9 @@ def run(
     force: bool = False,  # run also where the store has a run with the same key
     lay_out: bool = True,  # whether the outputs are laid out under the project's root; else they are in the store alone
     fetch_only: bool = False,  # execute nothing: raise `UnknownRun` where neither store has a run with the same key
+    only_here: bool = False,  # execute nothing, fetch nothing, wait for nobody: raise `UnknownRun` where this store has no run with the same key
+    share: Share | None = None,  # of the machine; None: what settings.ini gives it
+    guard: "Guard | None" = None,  # asked at intervals whether the run must end
     on_progress: Callable[["Progress"], None] = lambda progress: None,
     on_hit: Callable[[Run], None] = lambda run: None,  # told of the run that is returned instead
     on_warning: Callable[[str], None] = to_stderr,  # told what went wrong with the shared store, which ends no run
@@ -78,6 +83,8 @@ def run(
     inputs = find_inputs(step.inputs, settings.root, store, given or {}, template.name)
     key = key_now(template, checked, inputs, settings, kernel)
     store.digester.memory.write()
+    if only_here and (force or key is None or find_hit(key, template, settings.root, store) is None):
+        raise UnknownRun(f"{template.name}: no run with its key of today is here.")
     options = {"kernel": kernel, "timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s, "hold": hold, "on_progress": on_progress}
     if pipeline is None and template.path.parent.parent == settings.pipelines:
         pipeline = template.path.parent.name
@@ -106,8 +113,10 @@ def run(
             else:
                 secrets = {**secrets_of_project(settings), **secrets_of(template)}
                 _check_secrets(secrets, step, settings)
-                record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline)
-        finished = hit or _execute(step, checked, inputs, key, settings, store, secrets, record, options, lay_out)
+                share = _own_share(template, settings) if share is None else share
+                options["guard"] = _guarded(share, guard)
+                record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline, share)
+        finished = hit or _execute(step, checked, inputs, key, settings, store, secrets, record, {**options, "variables": variables_of(share, os.environ)}, lay_out)
     if remote is not None:
         send_new(remote, None if hit else finished, store, on_warning, tell)
     if hit is not None:
@@ -125,6 +134,31 @@ def _check_outputs(step: Step, settings: Settings) -> None:
 
 
 
+def _own_share(template: Template, settings: Settings) -> Share:
+    """Return what `settings.ini` gives a run that nobody shares the machine with. Raises `BadSettings` where that is more than there is."""
+    needs = needs_of(settings, template.path)
+    if needs == Needs():
+        return Share()
+    machine = this_machine()
+    check_needs(needs, template.name, machine)
+    return share_of(needs, machine)
+
+
+def _guarded(share: Share, guard: "Guard | None") -> "Guard | None":
+    """Return a guard that looks at the memory as well, where that has a limit."""
+    if share.memory_bytes is None:
+        return guard
+    from mlops_nb.execute import Verdict
+
+    look = memory_guard(share)
+
+    def both(pid: int) -> Verdict | None:
+        above = look(pid)
+        return Verdict("killed", above, "MemoryLimit", at_once=True) if above else guard(pid) if guard else None
+
+    return both
+
+
 def _check_secrets(secrets: Mapping[str, str], step: Step, settings: Settings) -> None:
     """Refuse a secret that could not be masked without changing what the run is called or where it writes."""
     Mask(secrets)
@@ -136,7 +170,7 @@ def _check_secrets(secrets: Mapping[str, str], step: Step, settings: Settings) -
 # %% ../nbs/33_step.ipynb #33-step-06
 def _begin(
     step: Step, checked: dict, inputs: dict[str, File], key: Key | None, settings: Settings, store: Store, secrets: dict[str, str],
-    pipeline: str | None,
+    pipeline: str | None, share: Share,
 ) -> dict:  # fmt: skip
     """Make the folder of a run, and write and return its first record: from here on the store keeps what it names."""
     template, started = step.template, now()
@@ -153,6 +187,7 @@ def _begin(
         "given": sorted(checked),
         "inputs": {name: file.as_dict() for name, file in inputs.items()},
         "key": None if key is None else {"digest": key.digest, "parts": store.put(dump(key.parts)), "unseen": list(key.unseen)},
+        "share": recorded(share, os.environ),
         "mlops_nb": __version__,
         "process": this_process(),
     })  # fmt: skip
@@ -180,7 +215,7 @@ def _execute(
                 folder / template.name,
                 _injected(template, checked),
                 folder=folder if step.inputs or step.outputs else template.path.parent,
-                environment={PATHS: str(arrange(template, inputs, step.outputs, store, settings.root, folder)), "MLOPS_NB_RUN": folder.name},
+                environment={**options.pop("variables"), PATHS: str(arrange(template, inputs, step.outputs, store, settings.root, folder)), "MLOPS_NB_RUN": folder.name},
                 secrets=secrets,
                 around=(begin(folder / FILE, settings.root, never=[folder, settings.store / "objects"], secrets=secrets), END),
                 **options,
