@@ -19,7 +19,7 @@ from .errors import BadArgument, CellFailed, RunInterrupted, UnknownRun, listed
 from .files import find_inputs
 from .graph import step_of
 from .hit import find_hit, key_now, lay_out_outputs, relative_arguments, secrets_of, secrets_of_project
-from .jobs import Done, Jobs, Task, Watch
+from .jobs import Done, Jobs, Task, Watch, was_told
 from .key import Key
 from .mask import Mask
 from .plain import dump, is_number
@@ -301,7 +301,7 @@ class _Conductor:
             run = _of_run(run, done.run)
         else:
             run = replace(run, status="failed", error=str(done.error).partition("\n")[0])
-        self.interrupted = self.interrupted or run.status == "interrupted" or isinstance(done.error, RunInterrupted)
+        self.interrupted = self.interrupted or (number not in self.hopeless and was_told(done))
         if number in self.hopeless and run.status != "succeeded":
             steps = {str(step): value for step, value in self.live[number].items()}
             run = replace(run, status=PRUNED, steps=steps) if index == 0 else TrialRun(run.arguments)
