@@ -32,6 +32,10 @@ def watch(
     import time
     import weakref
 
+    taken: list = []
+    sys.audit("mlops_nb.access", "goes on", file, never, taken)
+    if taken:  # this process was forked from one that is watched
+        return
     modules, home, temporary, began = sys.modules, os.path.expanduser("~"), tempfile.gettempdir(), time.time() - 2
     shell = modules["IPython"].get_ipython() if "IPython" in modules else None
     cells = shell.compile._filename_map if shell else {}  # number by the file name of a cell's code
@@ -48,13 +52,14 @@ def watch(
     skipped = {"__pycache__", ".git", ".ipynb_checkpoints", "site-packages", "dist-packages"}
     places, seen, counts, bound = {}, set(), {}, []
     now = [None, None, 0]  # cell and line of the statement that runs, and how many modules there were when it began
+    notes, rests = [file], []  # where it writes; something while it does not
     first, torch_seed, settled = {}, [], set()  # of the generators: last state, seed at import, those that need no look any more
 
     def write(*entry):
         text = json.dumps(entry)
         for value in hidden:
             text = text.replace(json.dumps(value)[1:-1], "***")
-        number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        number = os.open(notes[0], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(number, (text + "\n").encode())
         finally:
@@ -287,8 +292,24 @@ def watch(
         if size == 16 and "RandomState" not in names and names & {"default_rng", "PCG64", "Philox", "SFC64", "SeedSequence"} and not imported(frame):
             note("random", "numpy.random.default_rng")
 
-    def on_end(what):
-        if what == "end":
+    def go_on(new, folders, taken):
+        """Take what was noted so far along to the notes of a run."""
+        if rests:
+            with open(notes[0], "rb") as old, open(new, "ab") as begun:
+                begun.write(old.read())
+            notes[0] = new
+            rules.update(dict.fromkeys(folders, "never"))
+            places.clear()
+            rests.clear()
+            taken.append(True)
+
+    def on_end(what, *rest):
+        if what == "goes on":
+            go_on(*rest)
+        elif what == "rests":
+            see_random()
+            rests.append(True)
+        elif what == "end":
             see_random()
             for (kind, folder), count in counts.items():
                 if count > 50:
@@ -307,7 +328,7 @@ def watch(
 
     def hook(event, arguments):
         handle = handlers.get(event)
-        if handle is not None:
+        if handle is not None and (not rests or handle is on_end):
             try:  # noqa: SIM105 - quicker than a context manager, and each open passes here
                 handle(*arguments)
             except Exception:  # a notebook does not fail because it is watched

@@ -13,12 +13,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import BadNotebook, RunError, did_you_mean, listed
 from .kernelspec import interpreter
+from .provision import IDLE_S, Forked, ended, provisioner
 
 # %% ../nbs/22_kernel.ipynb #22-kernel-05
 def explain_exit(
@@ -52,8 +54,11 @@ class Kernel:
         folder: Path,  # working folder of the process
         environment: Mapping[str, str],  # all of its environment variables
         held: bool = False,  # whether it outlives this process
+        imports: Iterable[str] | None = None,  # modules that it may start with, forked from a warm server; None: a cold kernel
+        idle_s: float = IDLE_S,  # how long that server waits for the next kernel
     ):
         self.name, self.folder, self.environment, self.held = name, folder, dict(environment), held
+        self.imports, self.idle_s = imports, idle_s
         self.manager: Any = None
         self.client: Any = None
         self.exit: tuple[str, str] | None = None  # what `explain_exit` says, once it is gone
@@ -87,6 +92,11 @@ class Kernel:
                 + did_you_mean(self.name, names)
             ) from None
         self._is_ipython = any("ipykernel" in part for part in spec.argv)
+        if self.imports is not None and not spec.metadata.get("kernel_provisioner"):
+            self.manager.kernel_id = str(uuid.uuid4())
+            self.manager.provisioner = provisioner(
+                kernel_id=self.manager.kernel_id, kernel_spec=spec, parent=self.manager, imports=[*self.imports], idle_s=self.idle_s
+            )
         extra = ["--HistoryManager.hist_file=:memory:"] if self._is_ipython else []  # else each cell is written into the user's own history, 2 to 3 ms
         with open(self._log, "wb") as log:  # else a kernel that is held would keep the pipes of this process open
             await self.manager.start_kernel(
@@ -97,8 +107,12 @@ class Kernel:
         self._watch = asyncio.create_task(self._wait_for_end())
 
     async def _wait_for_end(self) -> None:
-        while (code := await self.manager.provisioner.poll()) is None:
-            await asyncio.sleep(LOOK_S)
+        process = getattr(self.manager.provisioner, "process", None)
+        if isinstance(process, Forked):
+            code = await ended(process)
+        else:
+            while (code := await self.manager.provisioner.poll()) is None:
+                await asyncio.sleep(LOOK_S)
         self.exit = explain_exit(code)
         self._ended.set()
 
@@ -150,6 +164,11 @@ class Kernel:
         await self.manager.provisioner.kill()
 
     @property
+    def is_forked(self) -> bool:
+        """Whether it came from a warm server."""
+        return self.manager is not None and isinstance(getattr(self.manager.provisioner, "process", None), Forked)
+
+    @property
     def attach(self) -> str:
         """The command that attaches a console to the kernel."""
         return f"jupyter console --existing {self._private / 'held.json'}"
@@ -171,10 +190,11 @@ class Kernel:
 
     async def _ask_to_end(self) -> None:
         """Ask the process to end; a kernel that is idle is asked not to take its objects apart first: after numpy, pandas and torch that takes 1 to 2 s.
+        A forked kernel does not do so by itself.
 
         ipykernel 7.4 with its history in memory hangs in one of ten ends that are asked for on the control channel, so it is asked on the shell channel.
         """
-        if not self._is_ipython or not await self.said("__import__('gc').freeze()", timeout_s=0.5):
+        if not self._is_ipython or not (self.is_forked or await self.said("__import__('gc').freeze()", timeout_s=0.5)):
             self.client.shutdown()
             return
         self.client.shell_channel.send(self.client.session.msg("shutdown_request", {"restart": False}))
@@ -206,6 +226,8 @@ class Kernel:
             self._watch.cancel()
         if self.client is not None:
             self.client.stop_channels()
+        if self.is_forked:
+            self.manager.provisioner.process.close()
         if not keep:
             if self.manager is not None and self._ended is not None:
                 await self.manager.cleanup_resources()

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['STATUSES', 'DAMAGED', 'FORMAT', 'COLUMNS', 'SORTS', 'now', 'new_id', 'write_record', 'read_record', 'parse_record',
-           'this_process', 'is_gone', 'at_one_moment', 'Run', 'Runs', 'runs', 'runs_in', 'as_run', 'find_run']
+           'this_process', 'is_gone', 'journal_of', 'complete_notebook', 'at_one_moment', 'Run', 'Runs', 'runs',
+           'runs_in', 'as_run', 'find_run']
 
 # %% ../nbs/13_record.ipynb #13-record-02
+import json
 import os
 import re
 import sqlite3
@@ -145,10 +147,36 @@ def _settle(store: Path, record: dict) -> dict:
         return record
     record = read_record(store, record["id"])  # it may have ended between the two looks
     if record["status"] == "running":
+        complete_notebook(Path(store) / record["id"] / Path(record["template"]).name)
         message = "the process that ran it is gone, and nobody wrote how it ended"
         record = {**record, "status": "lost", "error": {"kind": "RunLost", "message": message, "cell": None}}
         write_record(store, record)
     return record
+
+# %% ../nbs/13_record.ipynb #13-record-13b
+def journal_of(
+    notebook: Path,  # an executed notebook
+) -> Path:
+    """Return where its journal lies while it is executed."""
+    return notebook.with_name(f".{notebook.name}.journal")
+
+
+def complete_notebook(
+    notebook: Path,  # an executed notebook whose process is gone
+) -> bool:
+    """Make an executed notebook whole from its journal, and delete that; say whether there was one. What cannot be read stays as it is."""
+    journal = journal_of(notebook)
+    try:
+        lines = journal.read_bytes().split(b"\n")[:-1]  # what follows the last line end was cut off
+        whole = json.loads(notebook.read_bytes())
+        for line in lines:
+            entry = json.loads(line)
+            whole["cells"][entry.pop("index")].update(entry)
+        write_whole(notebook, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+        journal.unlink()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+    return True
 
 # %% ../nbs/13_record.ipynb #13-record-15
 COLUMNS = ("id", "status", "template", "step", "pipeline", "started", "seconds", "key", "arguments", "results", "error")

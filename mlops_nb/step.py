@@ -56,6 +56,7 @@ def run(
     hold: bool = False,  # keep the kernel of a run that fails; the error says how to attach
     force: bool = False,  # run also where the store has a run with the same key
     lay_out: bool = True,  # whether the outputs are laid out under the project's root; else they are in the store alone
+    share_head: bool = False,  # execute the cells above the parameters once for all runs that ask so, and fork each after them, where that is safe
     fetch_only: bool = False,  # execute nothing: raise `UnknownRun` where neither store has a run with the same key
     only_here: bool = False,  # execute nothing, fetch nothing, wait for nobody: raise `UnknownRun` where this store has no run with the same key
     share: Share | None = None,  # of the machine; None: what settings.ini gives it
@@ -86,6 +87,7 @@ def run(
     if only_here and (force or key is None or find_hit(key, template, settings.root, store) is None):
         raise UnknownRun(f"{template.name}: no run with its key of today is here.")
     options = {"kernel": kernel, "timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s, "hold": hold, "on_progress": on_progress}
+    options["head"] = _head(step, key, settings, secrets_of_project(settings) | secrets_of(template)) if share_head and key else None
     if pipeline is None and template.path.parent.parent == settings.pipelines:
         pipeline = template.path.parent.name
 
@@ -263,6 +265,13 @@ def _drop_racy_bytecode(key: Key | None, root: Path) -> None:
                 compiled.unlink()
 
 
+def _head(step: Step, key: Key, settings: Settings, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """Return what decides who shares the cells above the parameters: code, local modules and packages, of today."""
+    watch = begin(Path("@NOTES@"), settings.root, never=[settings.store / "objects"], secrets=secrets)
+    parts = {name: key.parts[name] for name in ("code", "reach", "environment")}
+    return {"watch": watch, "private": bool(step.inputs or step.outputs), "identity": dump(parts)}
+
+
 def _injected(template: Template, checked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments as papermill injects them: a path as the call of its role."""
     from mlops_nb.execute import RolePath
@@ -328,6 +337,7 @@ def _concluded(step: Step, inputs: Mapping[str, File], outcome: "Outcome", setti
         "error": error,
         "access": access,
         "held": outcome.held,
+        "executed_in": outcome.way,
     }
     if outcome.python is not None:
         record["environment"] = _environment(store, outcome.python)

@@ -180,11 +180,12 @@ def test_from_a_running_event_loop(tmp_path):
     assert asyncio.run(inside()).status == "succeeded"
 
 
-def start(tmp_path: Path, *words: str) -> subprocess.Popen:
+def start(tmp_path: Path, *words: str, **variables: str) -> subprocess.Popen:
     """Start `mlops-nb run` in a session of its own, as a terminal does."""
     return subprocess.Popen(
-        [sys.executable, "-m", "mlops_nb", "run", *words], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
+        [sys.executable, "-m", "mlops_nb", "run", *words], cwd=tmp_path, env={**os.environ, **variables}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
 
 
 def wait_for(tmp_path: Path, name: str, seconds: float = 60) -> None:
@@ -274,6 +275,30 @@ def test_the_process_that_runs_it_is_killed(tmp_path):
     assert kernel_is_gone(tmp_path)
 
 
+def test_the_journal(tmp_path):
+    """After `kill -9` of the runner the notebook is made whole up to the last cell that ended, with updates of earlier outputs and without secrets. A run that ends has no journal."""
+    write_notebook(
+        tmp_path / "train.ipynb",
+        "import os\nfrom IPython.display import display\nshown = display('first', display_id=True)",
+        "print('token', os.environ['TOKEN'])",
+        "shown.update('second')",
+        LOOP,
+        parameters="token = Secret('TOKEN')",
+    )
+    process = start(tmp_path, "train.ipynb", TOKEN="correct horse battery")
+    wait_for(tmp_path, "pid")
+    [journal] = (tmp_path / "runs").glob("*/.train.ipynb.journal")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    written = journal.read_bytes()
+    journal.write_bytes(written + b'{"index": 3, "outp')  # cut off
+    one, notebook = executed(tmp_path)
+    assert one.status == "lost" and not journal.exists() and b"correct horse" not in written
+    assert statuses(notebook) == ["completed"] * 5 + ["running"]
+    assert notebook.cells[2].outputs[0].data["text/plain"] == "'second'" and notebook.cells[3].outputs[0].text == "token ***\n"
+    assert [cell.execution_count for cell in notebook.cells] == [1, 2, 3, 4, 5, None]
+
+
 def test_a_held_kernel(tmp_path):
     """`--hold` keeps the kernel of a run that failed: a client attaches and sees the variables. A run that succeeds holds none."""
     write_notebook(tmp_path / "train.ipynb", "stars = 399679\nimport os\nopen('pid', 'w').write(str(os.getpid()))", "1 / 0")
@@ -316,11 +341,12 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
     assert not list((tmp_path / "t").iterdir())
 
 
-def test_sockets_not_ports(tmp_path):
-    """Messages go over Unix sockets in a folder that only this user can enter. (ipykernel opens one port on loopback by itself, for what forked children print.)"""
+def test_sockets_not_ports(tmp_path, monkeypatch):
+    """A kernel's messages go over Unix sockets in a folder that only this user can enter. (ipykernel opens one port on loopback by itself, for what forked children print.)"""
     source = (
         "import json, os\nfrom ipykernel.connect import get_connection_file\n"
         "info = json.load(open(get_connection_file()))\nassert info['transport'] == 'ipc'\n"
         "assert os.stat(os.path.dirname(info['ip'])).st_mode & 0o077 == 0"
     )
+    monkeypatch.setenv("MLOPS_NB_WARM", "off")
     assert run(tmp_path, source).status == "succeeded"

@@ -17,10 +17,11 @@ ROOT = Path(__file__).parents[1]
 # Each is known to one module, so that one notebook is rewritten when the tool changes or dies.
 TOOLS = {
     "IPython": ("result", "steps"),
+    "ipykernel": "shell",
     "annotated_types": "template",
     "fsspec": "remote",
-    "jupyter_client": "kernel",
-    "jupyter_core": ("kernel", "kernelspec"),
+    "jupyter_client": ("kernel", "provision", "shell"),
+    "jupyter_core": ("kernel", "kernelspec", "provision"),
     "matplotlib": "trials",
     "nbclient": "execute",
     "nbformat": "execute",
@@ -30,6 +31,9 @@ TOOLS = {
     "pydantic": "template",
     "pyflakes": "lint",
     "rich": "terminal",
+    "tornado": "shell",
+    "traitlets": ("provision", "shell"),
+    "zmq": "shell",
     "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "cli"),  # a command declares its own options
 }
 ANYWHERE = {"PIL", "numpy", "pandas", "psutil"}  # used as the standard library is
