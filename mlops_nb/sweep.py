@@ -144,7 +144,7 @@ def run_sweep(
     if maximize and minimize:
         raise BadArgument(f"a sweep has one objective: maximize {maximize!r} or minimize {minimize!r}, not both.")
     objective, direction = maximize or minimize, "maximize" if maximize else "minimize" if minimize else None
-    options = {"kernel": kernel, "timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s, "lay_out": False}
+    options = {"kernel": kernel, "timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s, "lay_out": False, "share_head": True}
     plan = plan_of(notebook, space, root=root, over=over, options=options)
     if trials is not None and not plan.varied:
         raise BadArgument(f"only {plan.over!r} has several values, and each setting is run with all of them: --trials {trials} means nothing here.")
