@@ -198,7 +198,7 @@ class _Conductor:
         with make_pool(watch) if make_pool is not None else Jobs(jobs, watch) as self.pool:
             slots = getattr(self.pool, "jobs", None) or jobs or count_cores()
             tasks = self._tasks()
-            room = slots if self.search.learns else 2 * slots
+            room = slots if self.search.learns else 2 * slots if hasattr(self.pool, "jobs") else 1000  # a cluster may be large
             try:
                 while True:
                     while len(self.out) < room and not self.interrupted and (task := next(tasks, None)) is not None:
@@ -296,9 +296,9 @@ class _Conductor:
 
     def _ended(self, done: Done) -> None:
         number, index = self.out.pop(done.task.name)
-        run = self.trials[number].runs[index]
-        if done.run is not None:
-            run = _of_run(run, done.run)
+        run, finished = self.trials[number].runs[index], self._own_run(done)
+        if finished is not None:
+            run = _of_run(run, finished)
         else:
             run = replace(run, status="failed", error=str(done.error).partition("\n")[0])
         self.interrupted = self.interrupted or (number not in self.hopeless and was_told(done))
@@ -309,12 +309,19 @@ class _Conductor:
             run = TrialRun(run.arguments)
         self._set(number, index, run)
         if run.status == "succeeded":
-            self._check_objective(run, done.run)
+            self._check_objective(run, finished)
         elif run.status not in (PRUNED, WAITING):
             self.failed += 1
             self._check_failures(done)
         self.ran.add(number)
         self._conclude_if_over(number)
+
+    def _own_run(self, done: Done) -> Run | None:
+        """Return the run of a task; None where it was interrupted so early that it has none, and what is named is the one before it."""
+        if done.run is None or done.error is None:
+            return done.run
+        known = {run.id for trial in self.trials.values() for run in trial.runs}
+        return None if done.run.status == "succeeded" or done.run.id in known else done.run
 
     def _set(self, number: int, index: int, run: TrialRun) -> None:
         trial = self.trials[number]

@@ -250,6 +250,23 @@ def test_a_sweep_that_was_killed_goes_on_and_repeats_nothing(tmp_path):
     assert all(run.status != "running" for run in runs(template))
 
 
+@pytest.mark.timeout(200)
+def test_ctrl_c_ends_a_sweep_which_then_says_how_to_go_on(tmp_path):
+    """And no trial is given the value of another one."""
+    template = project_of(tmp_path, "import time; time.sleep(0.5)\n" + BOWL)
+    words = ["sweep", str(template), "-p", "x=-5..5", "--trials", "20", "--minimize", "loss", "--jobs", "2"]
+    with subprocess.Popen([sys.executable, "-m", "mlops_nb", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        next(line for line in process.stderr if line.startswith("trial "))
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130 and "The same command goes on with it." in said and "Traceback" not in said
+    found = sweeps(template)[0]
+    assert 1 <= found.count("succeeded") < 6 and found.count("succeeded") + found.count("waiting") == len(found.trials)
+    for trial in found.trials:
+        assert trial.values("loss") in ([], [pytest.approx((trial.setting["x"] - 2) ** 2)])
+    assert {run.status for run in runs(template)} <= {"succeeded", "interrupted"}
+
+
 PRUNING = """
 import time
 from mlops_nb import report
