@@ -22,7 +22,6 @@ TOOLS = {
     "fsspec": "remote",
     "jupyter_client": ("kernel", "provision", "shell"),
     "jupyter_core": ("kernel", "kernelspec", "provision"),
-    "matplotlib": "trials",
     "nbclient": "execute",
     "nbformat": "execute",
     "optuna": "search",
@@ -36,7 +35,7 @@ TOOLS = {
     "zmq": "shell",
     "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "cli"),  # a command declares its own options
 }
-ANYWHERE = {"PIL", "numpy", "pandas", "psutil"}  # used as the standard library is
+ANYWHERE = {"PIL", "matplotlib", "numpy", "pandas", "psutil"}  # used as the standard library is
 NOWHERE = {"fastcore", "nbdev"}  # they write the package; it does not need them
 
 
