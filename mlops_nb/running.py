@@ -149,7 +149,7 @@ def sweep(
     display = SweepDisplay()
     ended = run_sweep(
         found.path, parse_space(found, split_arguments(parameter or [])), trials=trials, maximize=maximize, minimize=minimize, way=way, seed=search_seed, over=over,
-        prune=not no_prune, jobs=jobs, pool=None if cluster is None else _on_cluster(cluster), kernel=kernel, timeout_s=timeout, cell_timeout_s=cell_timeout, watch=display.watch(),
+        prune=not no_prune, jobs=jobs, pool=None if cluster is None else _cluster_at(cluster), kernel=kernel, timeout_s=timeout, cell_timeout_s=cell_timeout, watch=display.watch(),
     )  # fmt: skip
     display.close()
     _print_sweep(ended, found.path, as_json)
@@ -166,7 +166,7 @@ def _path_of(template: str) -> Path:
     return read_graph().step(template).template.path
 
 
-def _on_cluster(address: str) -> Any:
+def _cluster_at(address: str) -> Any:
     from mlops_nb.cluster import Cluster
 
     return lambda watch: Cluster(address, watch)
