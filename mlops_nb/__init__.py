@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .role import Output as Output
     from .role import Secret as Secret
     from .step import run as run
+    from .steps import report as report
+    from .sweep import run_sweep as run_sweep
+    from .trials import sweeps as sweeps
     from .pipeline import run_pipeline as run_pipeline
     from .template import read_template as read_template
 
@@ -29,9 +32,12 @@ _HOME = {
     "glue": "result",
     "read_graph": "graph",
     "read_template": "template",
+    "report": "steps",
     "run": "step",
     "run_pipeline": "pipeline",
+    "run_sweep": "sweep",
     "runs": "record",
+    "sweeps": "trials",
 }
 
 __all__ = [
@@ -44,9 +50,12 @@ __all__ = [
     "glue",
     "read_graph",
     "read_template",
+    "report",
     "run",
     "run_pipeline",
+    "run_sweep",
     "runs",
+    "sweeps",
     "__version__",
 ]
 

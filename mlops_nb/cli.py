@@ -72,7 +72,7 @@ app = typer.Typer(
 )
 
 COMMANDS = (
-    running.run, running.params,
+    running.run, running.sweep, running.params,
     sharing.push, sharing.pull,
     asking.graph, asking.status, asking.why, asking.runs, asking.show, asking.results,
     checking.check, proving.publish, proving.reproduce,

@@ -96,13 +96,13 @@ def find_hit(
     return None
 
 
-def lay_out_outputs(run: Run, store: Store, root: Path) -> None:
-    """Make the outputs under the root what the run wrote, and its notebook if it is gone; what is that already is not touched.
+def lay_out_outputs(run: Run, store: Store, root: Path, outputs: bool = True) -> None:
+    """Make the outputs under the root, if they are asked for, what the run wrote, and its notebook if it is gone; what is that already is not touched.
 
     The time of the record's file becomes now: a run that is of use is not old.
     """
     record = run.record
-    for file in record["outputs"].values():
+    for file in record["outputs"].values() if outputs else ():
         store.lay_out(file["digest"], root / file["path"])
     if not run.notebook.exists():
         store.lay_out(record["notebook"], run.notebook)

@@ -10,7 +10,7 @@ import configparser
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -48,9 +48,10 @@ class Settings:
     warm: bool = True  # whether kernels are forked from a process that has imported already
     idle_s: float = 600.0  # how long such a process waits for the next kernel
     push: str = "yes"  # who sends runs there: yes, no, or ci for machines that set the variable CI
+    resources: Mapping[str, str] = field(default_factory=dict)  # by template, what a run of it needs; see `resources`
 
 # %% ../nbs/01_settings.ipynb #01-settings-09
-OF_ANY_NAME = ("tolerance",)  # sections whose options are the names of results
+OF_ANY_NAME = ("tolerance", "resources")  # sections whose options are the names of results, and of templates
 OPTIONS = {
     "pipelines": {"folder": "nbs/pipelines", "default": None},
     "store": {"path": "runs", "keep_days": "30", "remote": None, "push": "yes"},
@@ -127,6 +128,7 @@ def _read(root: Path, version: tuple | None) -> Settings:
         warm=_warm(option("kernels", "warm")),
         idle_s=_idle(option("kernels", "idle_s")),
         push=_push(option("store", "push")),
+        resources=values.get("resources", {}),
     )
 
 

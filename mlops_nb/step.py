@@ -6,6 +6,7 @@
 __all__ = ['ERRORS', 'MOST_SOURCE_LINES', 'run', 'explain']
 
 # %% ../nbs/33_step.ipynb #33-step-02
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
@@ -27,6 +28,7 @@ from .plain import dump
 from .reach import Reach, read_reach
 from .record import Run, as_run, new_id, now, this_process, write_record
 from .remote import fetch, remote_of, send_new, to_stderr
+from .resources import Needs, Share, check_needs, memory_guard, needs_of, recorded, share_of, this_machine, variables_of
 from .result import read_results
 from .revision import read_revision
 from .role import PATHS
@@ -35,7 +37,7 @@ from .store import Store, hide, in_use, one_at_a_time
 from .template import Template, all_arguments, check_arguments, read_template
 
 if TYPE_CHECKING:
-    from mlops_nb.execute import Outcome, Progress
+    from mlops_nb.execute import Guard, Outcome, Progress
 
 # %% ../nbs/33_step.ipynb #33-step-05
 ERRORS = {"failed": CellFailed, "timed-out": RunTimedOut, "killed": RunKilled, "interrupted": RunInterrupted}
@@ -53,8 +55,12 @@ def run(
     cell_timeout_s: float | None = None,  # for each cell
     hold: bool = False,  # keep the kernel of a run that fails; the error says how to attach
     force: bool = False,  # run also where the store has a run with the same key
+    lay_out: bool = True,  # whether the outputs are laid out under the project's root; else they are in the store alone
     share_head: bool = False,  # execute the cells above the parameters once for all runs that ask so, and fork each after them, where that is safe
     fetch_only: bool = False,  # execute nothing: raise `UnknownRun` where neither store has a run with the same key
+    only_here: bool = False,  # execute nothing, fetch nothing, wait for nobody: raise `UnknownRun` where this store has no run with the same key
+    share: Share | None = None,  # of the machine; None: what settings.ini gives it
+    guard: "Guard | None" = None,  # asked at intervals whether the run must end
     on_progress: Callable[["Progress"], None] = lambda progress: None,
     on_hit: Callable[[Run], None] = lambda run: None,  # told of the run that is returned instead
     on_warning: Callable[[str], None] = to_stderr,  # told what went wrong with the shared store, which ends no run
@@ -78,6 +84,8 @@ def run(
     inputs = find_inputs(step.inputs, settings.root, store, given or {}, template.name)
     key = key_now(template, checked, inputs, settings, kernel)
     store.digester.memory.write()
+    if only_here and (force or key is None or find_hit(key, template, settings.root, store) is None):
+        raise UnknownRun(f"{template.name}: no run with its key of today is here.")
     options = {"kernel": kernel, "timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s, "hold": hold, "on_progress": on_progress}
     options["head"] = _head(step, key, settings, secrets_of_project(settings) | secrets_of(template)) if share_head and key else None
     if pipeline is None and template.path.parent.parent == settings.pipelines:
@@ -101,14 +109,16 @@ def run(
                     fetch(remote, key.digest, under(template.path, settings.root), step.outputs.values(), store, on_warning, tell)
                     hit = find_hit(key, template, settings.root, store)
             if hit is not None:
-                lay_out_outputs(hit, store, settings.root)
+                lay_out_outputs(hit, store, settings.root, lay_out)
             elif fetch_only:
                 raise UnknownRun(f"{template.name}: no run with its key of today is here" + (f", nor in {remote.url}." if remote else "."))
             else:
                 secrets = {**secrets_of_project(settings), **secrets_of(template)}
                 _check_secrets(secrets, step, settings)
-                record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline)
-        finished = hit or _execute(step, checked, inputs, key, settings, store, secrets, record, options)
+                share = _own_share(template, settings) if share is None else share
+                options["guard"] = _guarded(share, guard)
+                record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline, share)
+        finished = hit or _execute(step, checked, inputs, key, settings, store, secrets, record, {**options, "variables": variables_of(share, os.environ)}, lay_out)
     if remote is not None:
         send_new(remote, None if hit else finished, store, on_warning, tell)
     if hit is not None:
@@ -126,6 +136,31 @@ def _check_outputs(step: Step, settings: Settings) -> None:
 
 
 
+def _own_share(template: Template, settings: Settings) -> Share:
+    """Return what `settings.ini` gives a run that nobody shares the machine with. Raises `BadSettings` where that is more than there is."""
+    needs = needs_of(settings, template.path)
+    if needs == Needs():
+        return Share()
+    machine = this_machine()
+    check_needs(needs, template.name, machine)
+    return share_of(needs, machine)
+
+
+def _guarded(share: Share, guard: "Guard | None") -> "Guard | None":
+    """Return a guard that looks at the memory as well, where that has a limit."""
+    if share.memory_bytes is None:
+        return guard
+    from mlops_nb.execute import Verdict
+
+    look = memory_guard(share)
+
+    def both(pid: int) -> Verdict | None:
+        above = look(pid)
+        return Verdict("killed", above, "MemoryLimit", at_once=True) if above else guard(pid) if guard else None
+
+    return both
+
+
 def _check_secrets(secrets: Mapping[str, str], step: Step, settings: Settings) -> None:
     """Refuse a secret that could not be masked without changing what the run is called or where it writes."""
     Mask(secrets)
@@ -137,7 +172,7 @@ def _check_secrets(secrets: Mapping[str, str], step: Step, settings: Settings) -
 # %% ../nbs/33_step.ipynb #33-step-06
 def _begin(
     step: Step, checked: dict, inputs: dict[str, File], key: Key | None, settings: Settings, store: Store, secrets: dict[str, str],
-    pipeline: str | None,
+    pipeline: str | None, share: Share,
 ) -> dict:  # fmt: skip
     """Make the folder of a run, and write and return its first record: from here on the store keeps what it names."""
     template, started = step.template, now()
@@ -154,6 +189,7 @@ def _begin(
         "given": sorted(checked),
         "inputs": {name: file.as_dict() for name, file in inputs.items()},
         "key": None if key is None else {"digest": key.digest, "parts": store.put(dump(key.parts)), "unseen": list(key.unseen)},
+        "share": recorded(share, os.environ),
         "mlops_nb": __version__,
         "process": this_process(),
     })  # fmt: skip
@@ -164,7 +200,7 @@ def _begin(
 
 def _execute(
     step: Step, checked: dict, inputs: dict[str, File], key: Key | None, settings: Settings, store: Store, secrets: dict[str, str],
-    record: dict, options: dict,
+    record: dict, options: dict, lay_out: bool,
 ) -> Run:  # fmt: skip
     from concurrent.futures import ThreadPoolExecutor
     from concurrent.futures import wait as wait_for
@@ -181,14 +217,14 @@ def _execute(
                 folder / template.name,
                 _injected(template, checked),
                 folder=folder if step.inputs or step.outputs else template.path.parent,
-                environment={PATHS: str(arrange(template, inputs, step.outputs, store, settings.root, folder)), "MLOPS_NB_RUN": folder.name},
+                environment={**options.pop("variables"), PATHS: str(arrange(template, inputs, step.outputs, store, settings.root, folder)), "MLOPS_NB_RUN": folder.name},
                 secrets=secrets,
                 around=(begin(folder / FILE, settings.root, never=[folder, settings.store / "objects"], secrets=secrets), END),
                 **options,
             )
             record = facts.result()
             with in_use(settings.store):
-                record = _concluded(step, inputs, outcome, settings, store, record)
+                record = _concluded(step, inputs, outcome, settings, store, record, lay_out)
                 if key is not None and key_now(template, checked, inputs, settings, options["kernel"]) != key:
                     record["key"] = None  # code was edited while it ran, and nobody can say which of the two was run
                 write_record(settings.store, mask(record))
@@ -270,7 +306,7 @@ def _environment(store: Store, python: str | None) -> dict:
     return {"digest": store.put(dump(found)), "python": found.get("python", {}).get("version"), "platform": found.get("platform")}
 
 # %% ../nbs/33_step.ipynb #33-step-08
-def _concluded(step: Step, inputs: Mapping[str, File], outcome: "Outcome", settings: Settings, store: Store, record: dict) -> dict:
+def _concluded(step: Step, inputs: Mapping[str, File], outcome: "Outcome", settings: Settings, store: Store, record: dict, lay_out: bool) -> dict:
     """Return the final record; keep the outputs of a run that succeeded and lay them out."""
     folder = settings.store / record["id"]
     status, error, outputs, replaced = outcome.status, outcome.error, {}, {}
@@ -278,7 +314,7 @@ def _concluded(step: Step, inputs: Mapping[str, File], outcome: "Outcome", setti
         try:
             check_unchanged(inputs, settings.root, store)
             outputs = keep_outputs(step.outputs, folder, store, step.template.name)
-            for file in outputs.values():
+            for file in outputs.values() if lay_out else ():
                 replaced[file.path] = store.lay_out(file.digest, settings.root / file.path)
         except (BadStore, KeyboardInterrupt) as problem:
             status = "failed" if isinstance(problem, BadStore) else "interrupted"

@@ -30,7 +30,7 @@ DAY_S = 86_400
 LEDGER = "models.toml"
 _DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _ID = re.compile(r"\d{8}T\d{6}-[^\"'/\\\n]*?-[0-9a-f]{8}(?![0-9a-f])")
-_KNOWN = re.compile(r"records|objects|locks|unsent|environments|reproductions|\.gitignore|(digests|index)\.sqlite(-\w+)?|\.?packages-?\w*(\.json)?")  # at the top of a store
+_KNOWN = re.compile(r"records|objects|locks|sweeps|unsent|environments|reproductions|\.gitignore|(digests|index)\.sqlite(-\w+)?|\.?packages-?\w*(\.json)?")  # at the top of a store
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,17 @@ def _named(settings: Settings) -> dict[str, str]:
     return found
 
 
-def _reasons(runs: Iterable[Run], records: Records, named: Mapping[str, str], fresh: set[str], cutoff: float) -> dict[str, str]:
+def _tried(store: Path, cutoff: float) -> dict[str, str]:
+    """Return by the id of a run the sweep that names it, of the sweeps that went on lately."""
+    found: dict[str, str] = {}
+    for path in (store / "sweeps").glob("*.json"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime >= cutoff:
+                found.update(dict.fromkeys(_ID.findall(path.read_text(encoding="utf-8", errors="replace")), path.stem))
+    return found
+
+
+def _reasons(runs: Iterable[Run], records: Records, named: Mapping[str, str], fresh: set[str], cutoff: float, tried: Mapping[str, str]) -> dict[str, str]:
     """Return by id why a run is kept; `runs` are the newest first."""
     reasons: dict[str, str] = {}
     latest: dict[str, str] = {}
@@ -111,6 +121,8 @@ def _reasons(runs: Iterable[Run], records: Records, named: Mapping[str, str], fr
             reasons[run.id] = "its step is fresh by it"
         elif run.status == "succeeded" and latest.setdefault(run.template, run.id) == run.id:
             reasons[run.id] = f"it is the latest of {run.template} that succeeded"
+        elif run.id in tried:
+            reasons[run.id] = f"it is a trial of the sweep {tried[run.id]}, which went on lately"
         elif _used(run) >= cutoff:
             reasons[run.id] = "it was made or used lately"
         if run.status == "succeeded":
@@ -157,7 +169,7 @@ def _look(settings: Settings, keep_days: float, fresh: set[str], notes: list[str
     begun = [records.records[run.id]["process"]["started"] for run in runs if run.status == "running" and run.id in records.records]
     cutoff = min([time.time() - keep_days * DAY_S, *begun])
     named = _named(settings)
-    reasons = _reasons(runs, records, named, fresh, cutoff)
+    reasons = _reasons(runs, records, named, fresh, cutoff, _tried(store, cutoff))
     removed = [run for run in reversed(runs) if run.id not in reasons]
     kept = [run for run in runs if run.id in reasons]
     needed = _needed(store, kept, named)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each is known to one module, so that one notebook is rewritten when the tool changes or dies.
 TOOLS = {
-    "IPython": "result",
+    "IPython": ("result", "steps"),
     "annotated_types": "template",
     "fsspec": "remote",
     "ipykernel": ("shell", "kernels"),
@@ -24,6 +24,7 @@ TOOLS = {
     "jupyter_core": ("provision", "kernel", "kernelspec"),
     "nbclient": "execute",
     "nbformat": "execute",
+    "optuna": "search",
     "packaging": "environment",
     "papermill": "execute",
     "pydantic": "template",
@@ -34,7 +35,7 @@ TOOLS = {
     "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "kernels", "cli"),  # a command declares its own options
     "zmq": "shell",
 }
-ANYWHERE = {"PIL", "numpy", "pandas", "psutil"}  # used as the standard library is
+ANYWHERE = {"PIL", "matplotlib", "numpy", "pandas", "psutil"}  # used as the standard library is
 NOWHERE = {"fastcore", "nbdev"}  # they write the package; it does not need them
 
 
