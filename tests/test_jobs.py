@@ -17,7 +17,7 @@ import mlops_nb
 from mlops_nb.errors import BadSettings, CellFailed, RunKilled
 from mlops_nb.jobs import Jobs, Task, Watch, find_here
 from mlops_nb.pipeline import run_pipeline
-from mlops_nb.resources import count_cores
+from mlops_nb.resources import Needs, count_cores
 
 NAP = "import time\nfor epoch in range(4):\n    print('epoch', epoch, flush=True)\n    time.sleep(0.5)\nopen(model, 'w').write(open(stars).read())"
 DIAMOND = {
@@ -123,7 +123,7 @@ def test_told_to_end_all_runs_end_with_a_record_each(project, number, status, co
     """Ctrl-C and SIGTERM end every run; no kernel, no worker and no child of a cell is left."""
     write_project(project, {name: (DIAMOND[name][0], ENDLESS) for name in ("20_train", "30_forest")})
     process = started(project)
-    pids = sum(both_run(project), [])
+    pids = [pid for pair in both_run(project) for pid in pair]
     family = [one.pid for one in psutil.Process(process.pid).children(recursive=True)]
     process.send_signal(number)
     said = process.communicate(timeout=60)[0]
@@ -139,7 +139,7 @@ def test_a_second_ctrl_c_does_not_wait(project):
     deaf = "import os, signal, subprocess, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('here', os.getpid(), os.getpid(), flush=True)\ntime.sleep(300)"
     write_project(project, {name: (DIAMOND[name][0], deaf) for name in ("20_train", "30_forest")})
     process = started(project)
-    pids = sum(both_run(project), [])
+    pids = [pid for pair in both_run(project) for pid in pair]
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
@@ -172,7 +172,7 @@ def test_where_the_asking_process_is_killed_the_runs_end(project):
     """Workers see that nobody is there, end their runs and leave nothing behind."""
     write_project(project, {name: (DIAMOND[name][0], ENDLESS) for name in ("20_train", "30_forest")})
     process = started(project)
-    pids = sum(both_run(project), [])
+    pids = [pid for pair in both_run(project) for pid in pair]
     family = [one.pid for one in psutil.Process(process.pid).children(recursive=True)]
     process.kill()
     process.communicate()
@@ -195,14 +195,18 @@ def test_a_run_over_its_memory_is_killed_and_the_others_go_on(project, jobs):
 
 
 @pytest.mark.timeout(120)
-def test_what_does_not_fit_waits(project):
-    """Two runs that each declare most of the memory run one after the other; so do two that each want every core."""
-    most = psutil.virtual_memory().total // 10**6 * 6 // 10
-    for needs in (f"memory={most}MB", f"threads={count_cores()}") if count_cores() > 1 else (f"memory={most}MB",):
-        (project / "settings.ini").write_text(f"[resources]\ntrain = {needs}\nforest = {needs}\n")
-        ended = run_pipeline(root=project, jobs=2, force=True)
-        runs = {one.step: one for one in ended.runs}
-        assert ended.succeeded and overlap_s(runs["train"], runs["forest"]) < 0.01, needs
+@pytest.mark.parametrize("what", ["memory", "threads"])
+def test_what_does_not_fit_waits(tmp_path, what):
+    """Two runs that each declare most of the memory, or every core, run one after the other."""
+    most = {"memory": Needs(memory_bytes=psutil.virtual_memory().total * 6 // 10), "threads": Needs(threads=count_cores())}[what]
+    if what == "threads" and count_cores() == 1:
+        pytest.skip("one core: a run with one thread always fits")
+    path = write_notebook(tmp_path / "t.ipynb", "import time; time.sleep(0.2)", parameters="number: int = 0")
+    with Jobs(2) as jobs:
+        for number in range(2):
+            jobs.add(Task(f"task {number}", path, {"number": number}, needs=most))
+        runs = [jobs.next().run for _ in range(2)]
+    assert {one.status for one in runs} == {"succeeded"} and overlap_s(*runs) < 0
 
 
 @pytest.mark.timeout(60)
