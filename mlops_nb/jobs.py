@@ -85,10 +85,13 @@ def carry_out(
     return Done(task, finished, None, bool(hits))
 
 
-def find_here(task: Task) -> Done | None:
+def find_here(
+    task: Task,
+    on_warning: Callable[[str], None],
+) -> Done | None:
     """Return what the store of this machine has for a task, laid out; a refusal, if there is one; None where the task is to be executed."""
     try:
-        found = run_step(task.notebook, task.arguments, **{**task.options, "on_warning": lambda text: None, "only_here": True})
+        found = run_step(task.notebook, task.arguments, **task.options, on_warning=on_warning, only_here=True)
     except UnknownRun:
         return None
     except MlopsError as error:
@@ -455,7 +458,7 @@ class Jobs:
             return False
         worker = next((worker for worker in self._workers if worker.task is None), None)
         if worker is None or refusal is not None:
-            done = find_here(task) or (refusal and Done(task, None, refusal))
+            done = find_here(task, self.watch.on_warning) or (refusal and Done(task, None, refusal))
             if done:
                 self._ended.append(done)
                 return False

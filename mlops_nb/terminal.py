@@ -139,9 +139,9 @@ class Display:
         lines, most = list(self._lines.values()), max(1, size.lines - 1)
         if len(lines) > most:
             lines = [*lines[: most - 1], f"… and {len(lines) - most + 1} more"]
-        up = "\r" + (f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else "")
-        kept = "" if above is None else f"{above}\x1b[K\n"
-        self.write(up + kept + "\n".join(f"{line[: size.columns - 1]}\x1b[K" for line in lines) + "\x1b[J")
+        start = f"\r\x1b[{self._drawn - 1}A\x1b[J" if self._drawn > 1 else "\r\x1b[K"  # go up, and clear from there
+        kept = "" if above is None else f"{above}\n"
+        self.write(start + kept + "\n".join(line[: size.columns - 1] for line in lines))
         self._drawn, self._drawn_at = len(lines), time.monotonic()
 
 # %% ../nbs/81_terminal.ipynb #81-terminal-11
