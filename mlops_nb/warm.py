@@ -549,6 +549,8 @@ class Server:
                 address = self.listener.getsockname()
                 if os.path.exists(address):
                     os.unlink(address)
+                with contextlib.suppress(OSError):
+                    os.rmdir(self.folder)
                 self.poll.unregister(self.listener)
                 self.listener.close()
         self.leaving = True
