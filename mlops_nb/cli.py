@@ -80,8 +80,8 @@ COMMANDS = (
 )  # fmt: skip
 for command in COMMANDS:
     app.command(cls=Command)(command)
-for name, command in kernels.COMMANDS.items():
-    kernels.app.command(name, cls=Command)(command)
+for name, function in kernels.COMMANDS.items():
+    kernels.app.command(name, cls=Command)(function)
 app.add_typer(kernels.app, cls=Group)
 
 

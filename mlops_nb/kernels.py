@@ -7,6 +7,7 @@ __all__ = ['NAME', 'app', 'COMMANDS', 'install', 'uninstall', 'list_servers', 's
 
 # %% ../nbs/88_kernels.ipynb #88-kernels-02
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -116,4 +117,4 @@ def _modules(imports: list[str]) -> list[str]:
 
 
 app = typer.Typer(name="kernel", help="Install, list and stop warm kernels.", no_args_is_help=True, rich_markup_mode=None)
-COMMANDS = {"install": install, "uninstall": uninstall, "list": list_servers, "stop": stop}
+COMMANDS: dict[str, Callable[..., None]] = {"install": install, "uninstall": uninstall, "list": list_servers, "stop": stop}

@@ -128,7 +128,8 @@ class Forked:
     stdin = stdout = stderr = None
 
     def __init__(self, connection: socket.socket, pid: int):
-        self.connection, self.pid, self.returncode = connection, pid, None
+        self.connection, self.pid = connection, pid
+        self.returncode: int | None = None
         self._pidfd: int | None = None
         with contextlib.suppress(OSError):
             self._pidfd = os.pidfd_open(pid)
@@ -248,10 +249,11 @@ OUT_S = 86400.0  # how long an import that cannot be shared is left out
 
 def _left_out(file: Path) -> list[str]:
     """Return the imports that a server could not have, and that notebooks do themselves."""
-    try:
-        return file.read_text().split() if time.time() - file.stat().st_mtime < OUT_S else file.unlink() or []
-    except OSError:
-        return []
+    with contextlib.suppress(OSError):
+        if time.time() - file.stat().st_mtime < OUT_S:
+            return file.read_text().split()
+        file.unlink()
+    return []
 
 
 def _without(warmth: Warmth, names: list[str]) -> Warmth:
@@ -539,11 +541,12 @@ def _provisioner() -> type:
         imports = List(Unicode(), config=True, help="Modules that a kernel starts with.")
         template = Unicode("", config=True, help="A notebook whose imports a kernel starts with.")
         idle_s = Float(IDLE_S, config=True, help="How long a server waits for a client, in seconds.")
+        process: Any = None
         cold: str | None = None  # why the kernel is not forked
 
         async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
             try:
-                self.process = await asyncio.get_running_loop().run_in_executor(None, self._fork, cmd, kwargs)
+                self.process = await asyncio.to_thread(self._fork, cmd, kwargs)
             except Cold as cold:
                 self.cold = str(cold)
                 if self.cold != "MLOPS_NB_WARM is off":
@@ -559,7 +562,7 @@ def _provisioner() -> type:
             notebooks = [self.template, environment.get("JPY_SESSION_NAME", "")]
             imports = [*self.imports, *(name for notebook in notebooks for name in notebook_imports(notebook, command[0]))]
             with _opened(options) as stdio:
-                forked = fork_kernel(command, environment, options.get("cwd") or os.getcwd(), imports, stdio, idle_s=self.idle_s)
+                forked = fork_kernel(command, environment, Path(options.get("cwd") or os.getcwd()), imports, stdio, idle_s=self.idle_s)
             if options.get("independent"):
                 forked.keep()
             return forked
@@ -611,7 +614,7 @@ def _opened(options: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
                 raise Cold(f"its {name} is to be a pipe")
             else:
                 found.append(number if given is None else given if isinstance(given, int) else given.fileno())
-        yield tuple(found)
+        yield found[0], found[1], found[2]
 
 
 def notebook_imports(

@@ -90,30 +90,30 @@ def preload(
     names: list[str],
     printed: Callable[[], str] = str,  # returns what was printed since the last call
 ) -> list[str]:
-    """Import what is found among installed modules; return every top-level name that was looked for and is not there.
+    """Import what is found among installed modules; return every top-level name that these look for and that is not there.
 
     Raises `Cold` where an import fails, prints, asks whether it runs in a notebook, or brings a module from elsewhere.
     """
     folders, missing = roots(), Missing()
-    sys.meta_path.append(missing)
-    try:
-        for asked in names:
-            name, sure = asked.rstrip("?"), not asked.endswith("?")
-            top = name.partition(".")[0]
-            spec = importlib.util.find_spec(top) if top not in sys.modules else sys.modules[top].__spec__
-            if spec is None or not _is_installed(spec.origin if spec.has_location else None, folders):
-                continue
-            if not all(_is_installed(place, folders) for place in spec.submodule_search_locations or ()):
-                continue
+    for asked in names:
+        name, sure = asked.rstrip("?"), not asked.endswith("?")
+        top = name.partition(".")[0]
+        spec = importlib.util.find_spec(top) if top not in sys.modules else sys.modules[top].__spec__
+        if spec is None or not _is_installed(spec.origin if spec.has_location else None, folders):
+            continue
+        if not all(_is_installed(place, folders) for place in spec.submodule_search_locations or ()):
+            continue
+        sys.meta_path.append(missing)
+        try:
             with _shell_asked() as asks:
                 _import(name, sure, asked)
-            if asks:
-                raise Cold(f"the import of {name} asks whether it runs in a notebook", asked)
-            said = printed()
-            if said:
-                raise Cold(f"the import of {name} prints: {said[:300]}", asked)
-    finally:
-        sys.meta_path.remove(missing)
+        finally:
+            sys.meta_path.remove(missing)
+        if asks:
+            raise Cold(f"the import of {name} asks whether it runs in a notebook", asked)
+        said = printed()
+        if said:
+            raise Cold(f"the import of {name} prints: {said[:300]}", asked)
     for name, module in list(sys.modules.items()):
         if not _is_installed(getattr(module, "__file__", None), folders) and name != "__main__":
             raise Cold(f"an import brings {name} from {module.__file__}, which is not installed but in work")
@@ -267,7 +267,7 @@ def become(
     sys.argv[:], sys.orig_argv[:] = request["argv"], request["orig_argv"]
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and stream.isatty():
-            stream.reconfigure(line_buffering=True)
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     server.mine = sys.modules["__main__"]
     main = types.ModuleType("__main__")
     main.__dict__.update({"__builtins__": sys.modules["builtins"], "__loader__": sys.modules["_frozen_importlib"].BuiltinImporter, "__annotations__": {}})
@@ -288,7 +288,7 @@ def _refresh(server: "Server", folder: str) -> None:
     if "torch" in modules:
         modules["torch"].default_generator.seed()
     if "logging" in modules:
-        modules["logging"]._startTime = time.time()
+        setattr(modules["logging"], "_startTime", time.time())  # noqa: B010 - from which log records count
     if "threading" in modules:
         modules["threading"].main_thread()._set_native_id()
     if "multiprocessing.process" in modules:
@@ -549,6 +549,8 @@ class Server:
                 address = self.listener.getsockname()
                 if os.path.exists(address):
                     os.unlink(address)
+                with contextlib.suppress(OSError):
+                    os.rmdir(self.folder)
                 self.poll.unregister(self.listener)
                 self.listener.close()
         self.leaving = True
@@ -653,7 +655,7 @@ def end(
     import io
     import threading
 
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     gc.collect()
     for thing in gc.get_objects():
@@ -678,7 +680,7 @@ def run_module(
     if not getattr(sys.flags, "safe_path", False):
         sys.path.insert(0, os.getcwd())  # as -m does
     try:
-        runpy._run_module_as_main(payload["module"])
+        runpy._run_module_as_main(payload["module"])  # type: ignore[attr-defined]
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else stop.code is not None
         if code is True:

@@ -204,7 +204,7 @@ def test_a_busy_cell_is_interrupted(tmp_path: Path) -> None:
 
 
 SEEN = """
-import array, asyncio, atexit, ctypes, gc, json, locale, logging, multiprocessing, os, random, resource, signal, sys, tempfile, threading, time, uuid, warnings
+import array, asyncio, atexit, ctypes, gc, json, locale, logging, multiprocessing, os, random, re, resource, signal, sys, tempfile, threading, time, uuid, warnings
 import numpy, torch, matplotlib, pandas, sklearn.ensemble
 libc = ctypes.CDLL(None)
 libc.getenv.restype = ctypes.c_char_p
@@ -227,9 +227,9 @@ seen = {
     "tracker": str(multiprocessing.resource_tracker._resource_tracker._fd) if hasattr(multiprocessing, "resource_tracker") else None,
     "torch": [torch.get_num_threads(), torch.get_num_interop_threads(), torch.is_grad_enabled(), str(torch.get_default_dtype())],
     "matplotlib": [matplotlib.get_backend(), matplotlib.is_interactive(), str(matplotlib.rcParams)], "pandas": pandas.get_option("display.max_rows"), "numpy": str(numpy.geterr()),
-    "temp": tempfile.gettempdir(), "policy": type(asyncio.get_event_loop_policy()).__name__, "filters": [str(f) for f in warnings.filters],
+    "temp": tempfile.gettempdir(), "policy": type(asyncio.get_event_loop_policy()).__name__, "filters": sorted(str(f) for f in warnings.filters),
     "hooks": [len(sys.meta_path), len(sys.path_hooks), len(sys.audit.__class__.__mro__)], "logging": [logging.root.level, len(logging.root.handlers)],
-    "files": sorted(os.readlink(f"/proc/self/fd/{n}").partition(":")[0] for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")),
+    "files": sorted(re.sub("mlops-nb-\\w+", "", os.readlink(f"/proc/self/fd/{n}").partition(":")[0]) for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")),
     "status": [line for line in open("/proc/self/status") if line.startswith(("Uid", "Gid", "Groups", "Seccomp:", "NoNewPrivs", "SigBlk", "SigIgn", "SigCgt", "Cap", "CoreDumping"))],
     "oom": open("/proc/self/oom_score_adj").read(), "cgroup": open("/proc/self/cgroup").read(), "comm": "python" in open("/proc/self/comm").read(),
 }

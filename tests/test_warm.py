@@ -1,0 +1,249 @@
+"""The life of warm servers: who shares one, when it ends, and when a kernel is cold instead."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mlops_nb.provision import Cold, Forked, Warmth, fork, imports_of, runtime_folder, servers, stop_server
+
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone"), pytest.mark.timeout(120)]
+
+ENTRY = """
+import json, os, sys, time
+
+def serve(payload, descriptors):
+    exec(payload["code"], {})
+
+def prepare(payload):
+    global state
+    import helper
+    state = helper.x + payload
+
+def tell(payload, descriptors):
+    print(state)
+"""
+
+
+@pytest.fixture(autouse=True)
+def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    (tmp_path / "work").mkdir()
+    (tmp_path / "entry.py").write_text(ENTRY)
+    yield
+    if not (tmp_path / "runtime" / "mlops-nb").is_symlink():
+        for server in servers():
+            stop_server(server["name"], all_kernels=True)
+
+
+def forked(tmp_path: Path, code: str = "", imports: tuple[str, ...] = ("json",), python: str = sys.executable, stdout: int = 1, **variables: str) -> Forked:
+    environment = {**os.environ, **variables}
+    warmth = Warmth(python, environment, imports, idle_s=30)
+    entry = {"file": str(tmp_path / "entry.py"), "function": "serve", "payload": {"code": code}}
+    return fork(warmth, entry, tmp_path / "work", ["x"], environment, stdio=(0, stdout, 2))
+
+
+def said(tmp_path: Path, code: str, **options) -> str:
+    read, write = os.pipe()
+    child = forked(tmp_path, code, stdout=write, **options)
+    os.close(write)
+    with open(read) as file:
+        text = file.read()
+    assert child.wait(30) == 0
+    child.close()
+    return text.strip()
+
+
+def is_there(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pid: int, within_s: float = 5) -> bool:
+    end = time.monotonic() + within_s
+    while is_there(pid) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not is_there(pid)
+
+
+def test_one_server_for_equal_wishes_and_others_for_others(tmp_path):
+    """Kernels of one environment and one set of imports come from one server; another variable makes another server, one of a single call does not."""
+    for variables in ({}, {"JPY_SESSION_NAME": "a.ipynb", "PYTHONPATH": "x"}, {"OMP_NUM_THREADS": "1"}):
+        forked(tmp_path, **variables).wait(30)
+    assert sorted(server["forked"] for server in servers()) == [1, 2]
+
+
+def test_two_who_start_at_once_start_one_server(tmp_path):
+    """Eight clients at the same moment start a single server."""
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(lambda _: forked(tmp_path).wait(30), range(8)))
+    assert codes == [0] * 8 and [server["forked"] for server in servers()] == [8]
+
+
+def test_it_is_private(tmp_path):
+    """The folder and the socket are for this user alone, and a folder that others can open is refused."""
+    forked(tmp_path).wait(30)
+    folder = runtime_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o077 for file in folder.iterdir() if file.suffix in (".sock", "")} == {0} or (folder / "key").stat().st_mode & 0o077 == 0
+    folder.chmod(0o750)
+    with pytest.raises(Cold, match="alone"):
+        forked(tmp_path)
+    folder.chmod(0o700)
+    for server in servers():
+        stop_server(server["name"])
+    shutil.rmtree(folder)
+    folder.symlink_to(tmp_path / "work")
+    with pytest.raises(Cold, match="alone"):
+        forked(tmp_path)
+
+
+def test_it_ends_when_nobody_comes(tmp_path):
+    """A server that nobody asks for longer than `idle_s` ends and leaves no socket; the next kernel gets a new one."""
+    warmth = Warmth(sys.executable, dict(os.environ), ("json",), idle_s=0.5)
+    entry = {"file": str(tmp_path / "entry.py"), "function": "serve", "payload": {"code": ""}}
+    child = fork(warmth, entry, tmp_path, ["x"], dict(os.environ))
+    pid = servers()[0]["pid"]
+    assert child.wait(30) == 0 and gone(pid) and not list(runtime_folder().glob("*.sock"))
+    assert fork(warmth, entry, tmp_path, ["x"], dict(os.environ)).wait(30) == 0
+
+
+def test_a_changed_package_restarts_it(tmp_path):
+    """When a distribution is installed, removed or changed, the next kernel comes from a new server with the new code."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    (site / "thing.py").write_text("x = 1\n")
+    (site / "thing-1.dist-info").mkdir()
+    show = "import thing; print(thing.x)"
+    assert said(tmp_path, show, imports=("thing",), python=python) == "1"
+    first = servers()[0]["pid"]
+    assert said(tmp_path, show, imports=("thing",), python=python) == "1" and servers()[0]["pid"] == first
+    (site / "thing.py").write_text("x = 22\n")
+    assert said(tmp_path, show, imports=("thing",), python=python) == "22" and gone(first)
+    second = servers()[0]["pid"]
+    (site / "other-1.dist-info").mkdir()
+    assert said(tmp_path, show, imports=("thing",), python=python) == "22" and gone(second)
+
+
+def test_code_of_the_project_is_never_held(tmp_path):
+    """A module beside the notebook is imported by each kernel anew; one that hides an installed module makes the kernel cold."""
+    (tmp_path / "work" / "mine.py").write_text("x = 1\n")
+    show = "import sys; sys.path.insert(0, ''); import mine; print(mine.x)"
+    assert said(tmp_path, show, imports=("json", "mine"), PYTHONPATH=str(tmp_path / "work")) == "1"
+    (tmp_path / "work" / "mine.py").write_text("x = 22\n")
+    assert said(tmp_path, show, imports=("json", "mine"), PYTHONPATH=str(tmp_path / "work")) == "22"
+    (tmp_path / "work" / "json.py").write_text("x = 'not the one'\n")
+    with pytest.raises(Cold, match=r"json\.py comes before"):
+        forked(tmp_path)
+    (tmp_path / "work" / "json.py").rename(tmp_path / "json.py")
+    with pytest.raises(Cold, match=r"json\.py comes before"):
+        forked(tmp_path, PYTHONPATH=str(tmp_path))
+
+
+def test_prepared_local_code_is_looked_at_before_each_fork(tmp_path):
+    """Where a server has executed local code, a change of it makes another server execute it again."""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    prepare = {"file": str(tmp_path / "entry.py"), "function": "prepare", "payload": 10}
+    warmth = Warmth(sys.executable, environment, ("json",), prepare=prepare, folder=tmp_path, argv=("x",))
+
+    def tell() -> str:
+        read, write = os.pipe()
+        child = fork(warmth, {"file": str(tmp_path / "entry.py"), "function": "tell", "payload": None}, tmp_path, ["x"], environment, stdio=(0, write, 2))
+        os.close(write)
+        with open(read) as file:
+            assert child.wait(30) == 0
+            return file.read().strip()
+
+    (tmp_path / "helper.py").write_text("x = 1\n")
+    assert tell() == tell() == "11"
+    (tmp_path / "helper.py").write_text("x = 22\n")
+    assert tell() == "32"
+
+
+def test_kill_9_of_any_of_the_three(tmp_path):
+    """A killed child is known at once; a killed client takes its child along; a killed server takes its children along, and the next client starts another."""
+    child = forked(tmp_path, "time = __import__('time'); time.sleep(60)")
+    os.kill(child.pid, signal.SIGKILL)
+    began = time.monotonic()
+    assert child.wait(10) == -9 and time.monotonic() - began < 1
+
+    child = forked(tmp_path, "__import__('time').sleep(60)")
+    child.close()
+    assert gone(child.pid)
+
+    child = forked(tmp_path, "__import__('time').sleep(60)")
+    os.kill(servers()[0]["pid"], signal.SIGKILL)
+    assert child.wait(10) == -9 and gone(child.pid)
+    assert forked(tmp_path).wait(30) == 0
+
+
+def test_a_kept_child_outlives_its_client(tmp_path):
+    """A child that is kept lives on when its client has gone, and its server with it."""
+    child = forked(tmp_path, "__import__('time').sleep(60)")
+    child.keep()
+    child.close()
+    time.sleep(0.3)
+    assert is_there(child.pid) and servers()[0]["children"] == [child.pid]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("1 / 0", "fails"), ("print('hello')", "prints"), ("import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()", "thread"), ("import os; os._exit(1)", "ended")],
+)
+def test_an_import_that_cannot_be_shared(tmp_path, source, reason, caplog):
+    """An import that fails or prints is left to the notebook; one that starts a thread or ends the process makes kernels cold. Both say why."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    (site / "odd.py").write_text(source + "\n")
+    options = {"imports": ("json", "odd"), "python": str(tmp_path / "venv" / "bin" / "python")}
+    if reason in ("fails", "prints"):
+        assert said(tmp_path, "import sys; print('odd' in sys.modules)", **options) == "False"
+        assert reason in caplog.text and "left to the notebooks" in caplog.text
+    else:
+        with pytest.raises(Cold, match=reason):
+            forked(tmp_path, **options)
+
+
+def test_what_is_read_from_a_notebook(tmp_path):
+    """Reading imports stops where the environment is changed, in local modules, too, and goes on after what is harmless."""
+    (tmp_path / "mine.py").write_text("import os\nfrom csv import reader\nos.environ['OMP_NUM_THREADS'] = '1'\nimport zlib\n")
+    (tmp_path / "other.py").write_text("def set_up():\n    import os\n    os.environ['X'] = '1'\n")
+    assert imports_of(["import math", "import mine", "import bz2"], [tmp_path]) == ("math", "os", "csv", "csv.reader?")
+    assert imports_of(["import other", "import math", "other.set_up()", "import bz2"], [tmp_path]) == ("math",)
+    assert imports_of(["%env X=1", "import math"]) == ()
+    assert imports_of(["import sys\nsys.path.insert(0, 'src')\nimport math"]) == ("sys",)
+    assert imports_of(["import os\nx = os.environ.get('X')\nprint(os.environ['HOME'])\nimport math"]) == ("os", "math")
+    assert imports_of(["import math", "this is no Python", "import zlib"]) == ("math",)
+
+
+def test_plain_papermill_forks_by_the_kernelspec(tmp_path):
+    """`kernel install` writes a kernelspec by which plain papermill gets forked kernels; `kernel list` shows the server, `kernel stop` ends it."""
+    variables = {**os.environ, "JUPYTER_DATA_DIR": str(tmp_path / "data"), "HOME": str(tmp_path)}
+
+    def run(*words: str) -> str:
+        ended = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=100)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    run("mlops_nb", "kernel", "install", "--user", "--imports", "csv")
+    spec = {"name": "mlops-nb-warm", "display_name": "warm", "language": "python"}
+    cell = {"cell_type": "code", "metadata": {}, "source": "import sys\nprint('csv' in sys.modules, __name__)", "outputs": [], "execution_count": None}
+    (tmp_path / "a.ipynb").write_text(json.dumps({"nbformat": 4, "nbformat_minor": 4, "metadata": {"kernelspec": spec}, "cells": [cell]}))
+    run("papermill", "a.ipynb", "b.ipynb", "--no-progress-bar")
+    assert json.loads((tmp_path / "b.ipynb").read_text())["cells"][0]["outputs"][0]["text"] == ["True __main__\n"]
+    (server,) = json.loads(run("mlops_nb", "kernel", "list", "--json"))
+    assert server["forked"] == 1 and "csv" in server["imports"] and not server["children"]
+    assert run("mlops_nb", "kernel", "stop").startswith("ended 1 server")
+    assert gone(server["pid"])
+    run("mlops_nb", "kernel", "uninstall")
