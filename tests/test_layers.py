@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 TOOLS = {
     "IPython": "result",
     "annotated_types": "template",
+    "dask": "cluster",
+    "distributed": "cluster",
     "fsspec": "remote",
     "jupyter_client": "kernel",
     "jupyter_core": ("kernel", "kernelspec"),
