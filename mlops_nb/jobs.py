@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import BadArgument, BadSettings, MlopsError, RunError, RunInterrupted, RunKilled, UnknownRun
 from .record import Run, runs_in
 from .remote import to_stderr
-from .resources import Machine, Needs, Share, check_needs, count_cores, share_of, this_machine
+from .resources import Machine, Needs, Share, check_jobs, check_needs, count_cores, share_of, this_machine
 from .settings import read_settings, under
 from .step import run as run_step
 
@@ -85,10 +85,13 @@ def carry_out(
     return Done(task, finished, None, bool(hits))
 
 
-def find_here(task: Task) -> Done | None:
+def find_here(
+    task: Task,
+    on_warning: Callable[[str], None],
+) -> Done | None:
     """Return what the store of this machine has for a task, laid out; a refusal, if there is one; None where the task is to be executed."""
     try:
-        found = run_step(task.notebook, task.arguments, **{**task.options, "on_warning": lambda text: None, "only_here": True})
+        found = run_step(task.notebook, task.arguments, **task.options, on_warning=on_warning, only_here=True)
     except UnknownRun:
         return None
     except MlopsError as error:
@@ -322,8 +325,7 @@ class Jobs:
         jobs: int | None = None,  # how many runs may be side by side; None: one for each core
         watch: Watch | None = None,
     ):
-        if jobs is not None and jobs < 1:
-            raise BadArgument(f"--jobs {jobs}: it is how many runs may be side by side, 1 or more. Without it there are as many as cores.")
+        check_jobs(jobs)
         self.jobs = (count_cores() if jobs is None else jobs) if os.name == "posix" else 1
         self.watch = watch or Watch()
         self._queue: list[tuple[int, int, Task]] = []
@@ -456,7 +458,7 @@ class Jobs:
             return False
         worker = next((worker for worker in self._workers if worker.task is None), None)
         if worker is None or refusal is not None:
-            done = find_here(task) or (refusal and Done(task, None, refusal))
+            done = find_here(task, self.watch.on_warning) or (refusal and Done(task, None, refusal))
             if done:
                 self._ended.append(done)
                 return False

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNITS', 'THREADS', 'Needs', 'parse_needs', 'in_words', 'needs_of', 'Machine', 'this_machine', 'count_cores', 'gpus',
-           'check_needs', 'Share', 'share_of', 'variables_of', 'recorded', 'memory_used', 'memory_guard']
+           'check_jobs', 'check_needs', 'Share', 'share_of', 'variables_of', 'recorded', 'memory_used', 'memory_guard']
 
 # %% ../nbs/09_resources.ipynb #09-resources-02
 import os
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import BadSettings, did_you_mean, listed
+from .errors import BadArgument, BadSettings, did_you_mean, listed
 from .settings import Settings
 
 # %% ../nbs/09_resources.ipynb #09-resources-05
@@ -155,6 +155,14 @@ def gpus(
     return tuple(str(number) for number in range(count))
 
 # %% ../nbs/09_resources.ipynb #09-resources-16
+def check_jobs(
+    jobs: int | None,  # as asked for
+) -> None:
+    """Raise `BadArgument` for a number of jobs that is not 1 or more."""
+    if jobs is not None and jobs < 1:
+        raise BadArgument(f"--jobs {jobs}: it is how many runs may be side by side, 1 or more. Without it there are as many as cores.")
+
+
 def check_needs(
     needs: Needs,
     name: str,  # of the template

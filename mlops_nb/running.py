@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import BadArgument, RunError, RunInterrupted
+from .resources import check_jobs
 from .settings import near
 from .terminal import Display, check_timeout, pipeline_arguments, print_json, print_table, split_arguments
 
@@ -28,6 +29,7 @@ def run(
     cell_timeout: Annotated[float | None, typer.Option("--cell-timeout", metavar="SECONDS", help="The longest that a cell may take.")] = None,
     hold: Annotated[bool, typer.Option("--hold", help="Keep the kernel of a run that fails, and say how to attach to it.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run also what is fresh.")] = False,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", metavar="N", help="How many steps may run at once. Default: as many as there are cores.")] = None,
 ) -> None:
     """Run what is not fresh of a pipeline, or one notebook."""
     texts = split_arguments(parameter or [])
@@ -37,9 +39,10 @@ def run(
     if target is not None and (target.endswith(".ipynb") or Path(target).is_file()):
         if start or only:
             raise BadArgument(f"--from and --only choose steps of a pipeline; {target} is one notebook.")
+        check_jobs(jobs)
         _run_notebook(Path(target), texts, options)
     else:
-        _run_pipeline(target, texts, start, only, options)
+        _run_pipeline(target, texts, start, only, jobs, options)
 
 
 def _run_notebook(path: Path, texts: Mapping[str, str], options: dict) -> None:
@@ -61,14 +64,15 @@ def _run_notebook(path: Path, texts: Mapping[str, str], options: dict) -> None:
     print(near(finished.notebook))
 
 
-def _run_pipeline(name: str | None, texts: Mapping[str, str], start: str | None, only: str | None, options: dict) -> None:
+def _run_pipeline(name: str | None, texts: Mapping[str, str], start: str | None, only: str | None, jobs: int | None, options: dict) -> None:
     from mlops_nb.graph import read_graph
-    from mlops_nb.pipeline import Watch, run_pipeline
+    from mlops_nb.jobs import Watch
+    from mlops_nb.pipeline import run_pipeline
 
     arguments = pipeline_arguments(read_graph(name), texts) if texts else {}
     display = Display()
-    watch = Watch(display.step, lambda step, progress: display.progress(progress), display.end, display.skip, display.warn)
-    ended = run_pipeline(name, arguments, start=start, only=only, watch=watch, **options)
+    watch = Watch(display.step, lambda step, progress: display.progress(progress, step), display.end, display.skip, display.warn)
+    ended = run_pipeline(name, arguments, start=start, only=only, jobs=jobs, watch=watch, **options)
     for error in ended.errors.values():
         print(f"\n{error}\n", file=sys.stderr)
     print("The executed notebooks:")

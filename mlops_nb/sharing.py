@@ -40,7 +40,8 @@ def pull(
 ) -> None:
     """Fetch what the shared store has of a pipeline as it is now, and execute nothing."""
     from mlops_nb.graph import read_graph
-    from mlops_nb.pipeline import Watch, run_pipeline
+    from mlops_nb.jobs import Watch
+    from mlops_nb.pipeline import run_pipeline
 
     if read_settings().remote is None:
         raise _unset()

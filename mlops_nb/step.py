@@ -82,8 +82,8 @@ def run(
     inputs = find_inputs(step.inputs, settings.root, store, given or {}, template.name)
     key = key_now(template, checked, inputs, settings, kernel)
     store.digester.memory.write()
-    if only_here and (force or key is None or find_hit(key, template, settings.root, store) is None):
-        raise UnknownRun(f"{template.name}: no run with its key of today is here.")
+    if only_here and (force or key is None):
+        raise UnknownRun(f"{template.name}: whatever the store has, it is to be executed.")
     options = {"kernel": kernel, "timeout_s": timeout_s, "cell_timeout_s": cell_timeout_s, "hold": hold, "on_progress": on_progress}
     if pipeline is None and template.path.parent.parent == settings.pipelines:
         pipeline = template.path.parent.name
@@ -94,21 +94,23 @@ def run(
         on_progress(Progress(0, 0, 0.0, text))
 
     def wait(until: str = "another run of the same has ended") -> None:
+        if only_here:
+            raise UnknownRun(f"{template.name}: to be known when {until}.")
         tell(f"waiting until {until}")
 
     hide(settings.store)
     with one_at_a_time(settings.store / "locks" / key.digest, wait) if key else nullcontext():
         with in_use(settings.store, lambda: wait("what is unused has been removed")):
             hit = find_hit(key, template, settings.root, store) if key and not force else None
-            if hit is None and key and remote is not None:
+            if hit is None and key and remote is not None and not only_here:
                 remote.open()
                 if not force:
                     fetch(remote, key.digest, under(template.path, settings.root), step.outputs.values(), store, on_warning, tell)
                     hit = find_hit(key, template, settings.root, store)
             if hit is not None:
                 lay_out_outputs(hit, store, settings.root)
-            elif fetch_only:
-                raise UnknownRun(f"{template.name}: no run with its key of today is here" + (f", nor in {remote.url}." if remote else "."))
+            elif fetch_only or only_here:
+                raise UnknownRun(f"{template.name}: no run with its key of today is here" + (f", nor in {remote.url}." if remote and not only_here else "."))
             else:
                 secrets = {**secrets_of_project(settings), **secrets_of(template)}
                 _check_secrets(secrets, step, settings)

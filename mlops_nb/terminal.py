@@ -76,42 +76,49 @@ class Display:
     def __init__(self, live: bool | None = None, write: Callable[[str], None] | None = None):
         self.live = sys.stderr.isatty() if live is None else live
         self.write = write or (lambda text: print(text, file=sys.stderr, end="", flush=True))
-        self.title, self._shown, self._written = "", 0.0, ""
+        self._titles: dict[str, str] = {}  # by step
+        self._last = ""  # the step that was named last
+        self._told: dict[str, float] = {}  # when something was last written about a step
+        self._lines: dict[str, str] = {}  # the line of each step that runs, on a terminal
+        self._drawn, self._drawn_at = 0, 0.0  # how many of those lines are there, since when
 
     def step(self, name: str, number: int = 1, steps: int = 1) -> None:
         """A step is next; it may still be refused."""
-        self.title = name if steps == 1 else f"[{number}/{steps}] {name}"
-        self._shown = 0.0
+        self._titles[name] = name if steps == 1 else f"[{number}/{steps}] {name}"
+        self._last = name
+        self._told.pop(name, None)
 
-    def progress(self, progress: Any) -> None:
-        """Something happened in the step."""
-        started, pause = self._shown == 0.0, 0.1 if self.live else EVERY_S
-        if not started and time.monotonic() - self._shown < pause:
-            return
-        self._shown = time.monotonic()
-        if started and not self.live:
-            self.write(f"{self.title}: started\n")
-            return
+    def progress(
+        self,
+        progress: Any,
+        name: str | None = None,  # of the step; None: the one that was named last
+    ) -> None:
+        """Something happened in a step."""
+        name, now = self._last if name is None else name, time.monotonic()
+        title, started = self._titles.get(name, name), name not in self._told
         where = f"cell {progress.cell}/{progress.cells}" if progress.cell else "starting the kernel"
-        line = f"{self.title}: {where}, {duration(progress.seconds)}" + (f"  {progress.line}" if progress.line else "")
-        if not self.live:
-            self.write(line + "\n")
-            return
-        import shutil
-
-        line = "".join(character for character in line if character.isprintable())[: shutil.get_terminal_size().columns - 1]
-        self.write(f"\r{line}\x1b[K")
-        self._written = line
+        line = f"{title}: {where}, {duration(progress.seconds)}" + (f"  {progress.line}" if progress.line else "")
+        if self.live:
+            self._lines[name] = "".join(character for character in line if character.isprintable())
+            self._told[name] = now
+            if started or now - self._drawn_at >= 0.1:
+                self._draw()
+        elif started or now - self._told[name] >= EVERY_S:
+            self._told[name] = now
+            self.write(f"{title}: started\n" if started else line + "\n")
 
     def end(self, run: Any, was_there: bool = False) -> None:
-        """The step has ended, or there was a run of it with the same key."""
+        """A step has ended, or there was a run of it with the same key."""
+        title = self._titles.get(run.step, self._titles.get(self._last, run.step))
+        self._lines.pop(run.step if run.step in self._titles else self._last, None)
         if was_there:
-            return self._say(f"{self.title}: fresh, nothing to do ({run.id})")
+            return self._say(f"{title}: fresh, nothing to do ({run.id})")
         said = numbers(run) if run.status == "succeeded" else ""
-        self._say(f"{self.title}: {run.status} in {duration(run.seconds or 0)}" + (f"  {said}" if said else ""))
+        self._say(f"{title}: {run.status} in {duration(run.seconds or 0)}" + (f"  {said}" if said else ""))
 
     def skip(self, name: str, why: str) -> None:
         """A step does not run."""
+        self._lines.pop(name, None)
         self._say(f"{name}: not run, {why}")
 
     def warn(self, text: str) -> None:
@@ -119,8 +126,23 @@ class Display:
         self._say(f"mlops-nb: {text}")
 
     def _say(self, text: str) -> None:
-        self.write(("\r\x1b[K" if self._written else "") + text + "\n")
-        self._written = ""
+        if not self._drawn:
+            self.write(text + "\n")
+        else:
+            self._draw(text)
+
+    def _draw(self, above: str | None = None) -> None:
+        """Write the lines of the steps that run over those that are there, below a line that stays."""
+        import shutil
+
+        size = shutil.get_terminal_size()
+        lines, most = list(self._lines.values()), max(1, size.lines - 1)
+        if len(lines) > most:
+            lines = [*lines[: most - 1], f"… and {len(lines) - most + 1} more"]
+        up = "\r" + (f"\x1b[{self._drawn - 1}A" if self._drawn > 1 else "")
+        kept = "" if above is None else f"{above}\x1b[K\n"
+        self.write(up + kept + "\n".join(f"{line[: size.columns - 1]}\x1b[K" for line in lines) + "\x1b[J")
+        self._drawn, self._drawn_at = len(lines), time.monotonic()
 
 # %% ../nbs/81_terminal.ipynb #81-terminal-11
 def duration(seconds: float) -> str:

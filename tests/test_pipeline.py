@@ -44,7 +44,7 @@ def test_it_runs_in_the_order_of_the_graph(project):
 
 def test_a_step_reads_what_the_step_before_it_wrote(project):
     """By digest: what somebody else puts in the workspace meanwhile is not read."""
-    from mlops_nb.pipeline import Watch
+    from mlops_nb.jobs import Watch
 
     def meddle(run, was_there):
         if run.step == "ingest":
@@ -244,15 +244,16 @@ def test_a_file_and_the_folder_that_it_lies_in(project):
     assert [one.results.get("names") for one in ended.runs if one.step == "train"] == [["a.csv", "b.csv"]]
 
 
+@pytest.mark.timeout(120)
 def test_told_to_end_a_pipeline_ends(project):
-    """SIGTERM to the runner ends the run as killed, and no other step is started."""
+    """SIGTERM to the runner ends the run as killed, and no other step is started. (Several at once: tests/test_jobs.py.)"""
     import signal
     import subprocess
     import sys
     import time
 
     write_project(project, {"20_train": (STARS["20_train"][0], "open('/dev/null'); import pathlib; pathlib.Path(stars).stat(); import time; print('here', flush=True); time.sleep(60)")})
-    process = subprocess.Popen([sys.executable, "-m", "mlops_nb", "run"], cwd=project, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-m", "mlops_nb", "run", "--jobs", "1"], cwd=project, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not mlops_nb.runs(project, step="train"):
         time.sleep(0.1)
     time.sleep(2)

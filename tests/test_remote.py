@@ -21,7 +21,8 @@ from making import all_bytes, command, write_project
 import mlops_nb.remote
 from mlops_nb.digest import digest_bytes, digest_file
 from mlops_nb.errors import UnreachableRemote
-from mlops_nb.pipeline import Watch, run_pipeline
+from mlops_nb.jobs import Watch
+from mlops_nb.pipeline import run_pipeline
 from mlops_nb.plain import dump
 from mlops_nb.record import runs_in, write_record
 from mlops_nb.remote import Remote, fetch, fetch_object, needed, send, send_all, send_new, send_object, send_run, shared
