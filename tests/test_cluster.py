@@ -291,3 +291,37 @@ def test_the_dashboard_behind_jupyter(monkeypatch):
     assert proxied("http://127.0.0.1:8787/status") == "/user/ada/proxy/8787/status"
     monkeypatch.delenv("JUPYTERHUB_SERVICE_PREFIX")
     assert proxied("http://127.0.0.1:8787/status") is None
+
+
+STEPS = {
+    "10_ingest": ('stars = Output("data/stars.csv")\nrows: int = 2', 'open(stars, "w").write("0.75\\n" * rows)'),
+    "20_mean": WRITES,
+    "30_sleep": ('stars = Input("data/stars.csv")\nseconds: float = 0.0', "import time\nprint('asleep')\ntime.sleep(seconds)"),
+}
+
+
+def test_the_command_line_runs_a_pipeline_on_a_cluster_of_its_own(tmp_path):
+    """It says where the dashboard is; a second time nothing runs."""
+    root = write_project(tmp_path, STEPS)
+    first = command("run", "--cluster", "local:2", cwd=root, CI="")
+    assert first.returncode == 0, first.stderr
+    assert re.search(r"cluster local:2: 2 workers; dashboard http://127.0.0.1:\d+/status", first.stderr)
+    assert [one.status for one in runs_in(root / "runs")] == ["succeeded"] * 3 and (root / "models" / "mean").read_text() == "0.75"
+    again = command("run", "nbs/pipelines/stars/20_mean.ipynb", "--cluster", "local:1", cwd=root)
+    assert again.returncode == 0 and "fresh, nothing to do" in again.stderr
+    assert "cannot be given together" in command("run", "--cluster", "local:2", "--jobs", "2", cwd=root).stderr
+
+
+def test_ctrl_c(tmp_path, processes):
+    """What runs is interrupted and says so in its record, what waits is not run, and no process is left."""
+    root = write_project(tmp_path / "project", STEPS)
+    processes.worker()
+    words = [sys.executable, "-m", "mlops_nb", "run", "--cluster", processes.file, "-p", "sleep.seconds=100"]
+    asked = subprocess.Popen(list(map(str, words)), cwd=root, env=BARE, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    until(lambda: runs_in(root / "runs", status="running", step="sleep"))
+    time.sleep(2)
+    asked.send_signal(signal.SIGINT)
+    _, said = asked.communicate(timeout=60)
+    assert asked.returncode == 130 and "interrupted by Ctrl-C" in said, said
+    assert {one.step: one.status for one in runs_in(root / "runs")} == {"ingest": "succeeded", "mean": "succeeded", "sleep": "interrupted"}
+    assert not list((root / "runs" / "callers").iterdir())
