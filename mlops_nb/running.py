@@ -49,12 +49,10 @@ def run(
         _run_pipeline(target, texts, start, only, jobs, options, cluster)
 
 
-def _on_cluster(address: str | None, watch: Any) -> Any:
-    if address is None:
-        return nullcontext()
+def _on_cluster(address: str) -> Any:
     from mlops_nb.cluster import Cluster
 
-    return Cluster(address, watch)
+    return lambda watch: Cluster(address, watch)
 
 
 def _run_notebook(path: Path, texts: Mapping[str, str], options: dict, cluster: str | None) -> None:
@@ -70,15 +68,15 @@ def _run_notebook(path: Path, texts: Mapping[str, str], options: dict, cluster: 
     display.step(template.step)
     hits: list[Any] = []
     try:
-        with _on_cluster(cluster, Watch(on_progress=lambda step, progress: display.progress(progress), on_warning=display.warn)) as pool:
-            if pool is None:
-                finished = run_one(path, arguments, on_progress=display.progress, on_hit=hits.append, on_warning=display.warn, **options)
-            else:
+        if cluster is None:
+            finished = run_one(path, arguments, on_progress=display.progress, on_hit=hits.append, on_warning=display.warn, **options)
+        else:
+            with _on_cluster(cluster)(Watch(on_progress=lambda step, progress: display.progress(progress), on_warning=display.warn)) as pool:
                 pool.add(Task(template.step, path, arguments, options, needs_of(read_settings(template.path), template.path)))
                 done = pool.next()
-                if done.error is not None:
-                    raise done.error
-                finished, hits = done.run, [done.run] * done.was_there
+            if done.error is not None:
+                raise done.error
+            finished, hits = done.run, [done.run] * done.was_there
     except RunError as error:
         if error.run is not None:
             display.end(error.run)
@@ -95,7 +93,7 @@ def _run_pipeline(name: str | None, texts: Mapping[str, str], start: str | None,
     arguments = pipeline_arguments(read_graph(name), texts) if texts else {}
     display = Display()
     watch = Watch(display.step, lambda step, progress: display.progress(progress, step), display.end, display.skip, display.warn)
-    with _on_cluster(cluster, watch) as pool:
+    with nullcontext() if cluster is None else _on_cluster(cluster)(watch) as pool:
         ended = run_pipeline(name, arguments, start=start, only=only, jobs=jobs, pool=pool, watch=watch, **options)
     for error in ended.errors.values():
         print(f"\n{error}\n", file=sys.stderr)

@@ -20,7 +20,6 @@ from mlops_nb.errors import BadArgument, BadWorker, CellFailed, ClusterLost, Run
 from mlops_nb.jobs import Done, Jobs, Task, Watch
 from mlops_nb.record import runs_in
 from mlops_nb.resources import Needs
-from mlops_nb.settings import read_settings
 
 RUNS = int(os.environ.get("MLOPS_NB_TEST_RUNS", "200"))  # of the test that kills
 START_S = 60
@@ -50,12 +49,10 @@ class Processes:
         return self.workers[-1]
 
     def _start(self, *words, **variables) -> subprocess.Popen:
-        log = open(self.folder / f"{words[0]}-{time.monotonic_ns()}.log", "w")
         place = self.folder / "place"  # where workers keep what they do not share
-        return subprocess.Popen(
-            [sys.executable, "-m", "dask", *map(str, words), *(("--local-directory", str(place)) if words[0] == "worker" else ())],
-            env={**BARE, **variables}, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        words = (sys.executable, "-m", "dask", *map(str, words), *(("--local-directory", str(place)) if words[0] == "worker" else ()))
+        with open(self.folder / f"{time.monotonic_ns()}.log", "w") as log:
+            return subprocess.Popen(words, env={**BARE, **variables}, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def close(self) -> None:
         for process in (*self.workers, self.scheduler):
@@ -117,10 +114,10 @@ def test_every_run_succeeds_once_although_one_worker_is_killed_and_one_is_stoppe
     first, second, _ = (processes.worker() for _ in range(3))
     begun = []
     with cluster(processes, 3, on_progress=lambda name, progress: begun.append(name)) as pool:
-        for task in trials(project / "square.ipynb", RUNS, seconds=0.1):
+        for task in trials(project / "square.ipynb", RUNS, seconds=0.2):
             pool.add(task)
         ended = [pool.next() for _ in range(RUNS // 4)]
-        running = {record["process"]["pid"] for record in map(lambda one: one.record, runs_in(project / "runs", status="running"))}
+        running = {record["process"]["pid"] for record in [one.record for one in runs_in(project / "runs", status="running")]}
         until(lambda: first.pid in {one.record["process"]["pid"] for one in runs_in(project / "runs", status="running")})
         first.kill()
         second.send_signal(signal.SIGSTOP)
@@ -136,7 +133,7 @@ def test_every_run_succeeds_once_although_one_worker_is_killed_and_one_is_stoppe
     other = project.parent / "other"
     shutil.copytree(project, other, ignore=shutil.ignore_patterns("runs"))
     with Jobs(2) as pool:
-        for task in trials(other / "square.ipynb", RUNS, seconds=0.1):
+        for task in trials(other / "square.ipynb", RUNS, seconds=0.2):
             pool.add(task)
         assert results(ended) == results([pool.next() for _ in range(RUNS)])
 
