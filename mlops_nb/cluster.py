@@ -176,7 +176,9 @@ class Cluster:
         self._events: queue.SimpleQueue = queue.SimpleQueue()
         self._marked: set[Path] = set()
         self._said: set[str] = set()
-        self._answered_s, self._asked_s = time.monotonic(), time.monotonic()
+        self._asked_s = 0.0  # when the scheduler was asked the last time whether it is there
+        self._asks = False  # whether that question is on its way
+        self._waits_s: float | None = None  # since when it has not answered
         self._local, self._client = _connect(self.address, address)
         try:
             self._begin(address)
@@ -402,22 +404,23 @@ class Cluster:
         """Return why the scheduler counts as lost, if it does."""
         if self._client.status not in ("running", "newly-created"):
             return "the connection to the scheduler was lost"
-        if time.monotonic() - self._answered_s > LOST_S:
+        if self._waits_s is not None and time.monotonic() - self._waits_s > LOST_S:
             return f"the scheduler has not answered for {LOST_S:g} s"
         return None
 
     def _check_alive(self) -> None:
-        if time.monotonic() - self._asked_s > LOST_S / 6:
-            self._asked_s = time.monotonic()
-            asked = self._later(self._client.scheduler.identity(n_workers=0))
-            asked.add_done_callback(lambda answer: self._note(answer))
+        if not self._asks and time.monotonic() - self._asked_s > LOST_S / 6:
+            self._asks, self._asked_s = True, time.monotonic()
+            self._waits_s = self._waits_s or self._asked_s
+            self._later(self._client.scheduler.identity(n_workers=0)).add_done_callback(self._note)
         why = self._lost()
         if why and self._attempts:
             raise self._gone(why)
 
     def _note(self, answer: Any) -> None:
+        self._asks = False
         if not answer.cancelled() and answer.exception() is None:
-            self._answered_s = time.monotonic()
+            self._waits_s = None
 
     def _gone(self, why: str) -> ClusterLost:
         left = len(self._attempts)
