@@ -9,6 +9,7 @@ __all__ = ['EVERY_S', 'NEWS_S', 'LOST_S', 'START_S', 'ENOUGH_S', 'Address', 'par
 # %% ../nbs/56_cluster.ipynb #56-cluster-02
 import asyncio
 import json
+import logging
 import os
 import queue
 import sys
@@ -435,6 +436,8 @@ def _connect(address: Address, text: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise BadArgument(f"--cluster needs Dask, which is not installed here ({error}): pip install 'mlops-nb[cluster]'") from error
 
+    for name in ("distributed", "distributed.client", "distributed.scheduler", "distributed.worker", "distributed.nanny"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it is said in a sentence
     local = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of versions, which are compared in one sentence each; of a port that is taken
