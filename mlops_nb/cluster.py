@@ -284,7 +284,10 @@ class Cluster:
             self.watch.on_warning(f"{len(threads)} workers have more than one thread, and still run one task at a time; start them with --nthreads 1, and more of them.")
 
     def _workers(self) -> dict[str, dict]:
-        return self._client.scheduler_info(n_workers=-1)["workers"]
+        try:
+            return self._later(self._client.scheduler.identity(n_workers=-1)).result(LOST_S)["workers"]
+        except OSError as problem:  # a TimeoutError is one
+            raise self._gone("the scheduler does not answer") from problem
 
     def _say(self, text: str) -> None:
         if text not in self._said:
