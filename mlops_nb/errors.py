@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MlopsError', 'BadSettings', 'BadNotebook', 'BadContract', 'UnknownParameter', 'BadArgument', 'BadPipeline',
            'BadPublication', 'BadRevision', 'BadImage', 'RunError', 'CellFailed', 'RunTimedOut', 'RunKilled',
-           'RunInterrupted', 'UnknownRun', 'BadStore', 'BadRemote', 'UnreachableRemote', 'RefusedRemote',
-           'NotReproducible', 'BadValue', 'did_you_mean', 'listed', 'refused']
+           'RunInterrupted', 'BadWorker', 'ClusterLost', 'UnknownRun', 'BadStore', 'BadRemote', 'UnreachableRemote',
+           'RefusedRemote', 'NotReproducible', 'BadValue', 'did_you_mean', 'listed', 'refused']
 
 # %% ../nbs/00_errors.ipynb #00-errors-02
 from collections.abc import Iterable, Iterator
@@ -75,6 +75,14 @@ class RunKilled(RunError):
 
 class RunInterrupted(RunError):
     """Somebody pressed Ctrl-C."""
+
+
+class BadWorker(MlopsError, LookupError):
+    """A worker of a cluster cannot run what was asked for: it has other code, other packages, or no way to the inputs."""
+
+
+class ClusterLost(MlopsError, ConnectionError):
+    """The scheduler of a cluster does not answer."""
 
 # %% ../nbs/00_errors.ipynb #00-errors-10
 class UnknownRun(MlopsError, LookupError):

@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,8 +34,11 @@ def run(
     hold: Annotated[bool, typer.Option("--hold", help="Keep the kernel of a run that fails, and say how to attach to it.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run also what is fresh.")] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", metavar="N", help="How many steps may run at once. Default: as many as there are cores.")] = None,
+    cluster: Annotated[str | None, typer.Option("--cluster", metavar="ADDRESS", help="Run on the workers of a Dask cluster: tcp://host:8786, tls://host:8786, its scheduler.json, or local:4 for four workers here.")] = None,
 ) -> None:
     """Run what is not fresh of a pipeline, or one notebook."""
+    if cluster is not None and jobs is not None:
+        raise BadArgument("--jobs and --cluster cannot be given together: on a cluster, as many runs go on at once as it has workers.")
     texts = split_arguments(parameter or [])
     options = {"kernel": kernel, "timeout_s": timeout, "cell_timeout_s": cell_timeout, "hold": hold, "force": force}
     for name, seconds in (("--timeout", timeout), ("--cell-timeout", cell_timeout)):
@@ -43,12 +47,21 @@ def run(
         if start or only:
             raise BadArgument(f"--from and --only choose steps of a pipeline; {target} is one notebook.")
         check_jobs(jobs)
-        _run_notebook(Path(target), texts, options)
+        _run_notebook(Path(target), texts, options, cluster)
     else:
-        _run_pipeline(target, texts, start, only, jobs, options)
+        _run_pipeline(target, texts, start, only, jobs, options, cluster)
 
 
-def _run_notebook(path: Path, texts: Mapping[str, str], options: dict) -> None:
+def _on_cluster(address: str) -> Any:
+    from mlops_nb.cluster import Cluster
+
+    return lambda watch: Cluster(address, watch)
+
+
+def _run_notebook(path: Path, texts: Mapping[str, str], options: dict, cluster: str | None) -> None:
+    from mlops_nb.jobs import Task, Watch
+    from mlops_nb.resources import needs_of
+    from mlops_nb.settings import read_settings
     from mlops_nb.step import run as run_one
     from mlops_nb.template import parse_arguments, read_template
 
@@ -58,7 +71,15 @@ def _run_notebook(path: Path, texts: Mapping[str, str], options: dict) -> None:
     display.step(template.step)
     hits: list[Any] = []
     try:
-        finished = run_one(path, arguments, on_progress=display.progress, on_hit=hits.append, on_warning=display.warn, **options)
+        if cluster is None:
+            finished = run_one(path, arguments, on_progress=display.progress, on_hit=hits.append, on_warning=display.warn, **options)
+        else:
+            with _on_cluster(cluster)(Watch(on_progress=lambda step, progress: display.progress(progress), on_warning=display.warn)) as pool:
+                pool.add(Task(template.step, path, arguments, options, needs_of(read_settings(template.path), template.path)))
+                done = pool.next()
+            if done.error is not None:
+                raise done.error
+            finished, hits = done.run, [done.run] * done.was_there
     except RunError as error:
         if error.run is not None:
             display.end(error.run)
@@ -67,7 +88,7 @@ def _run_notebook(path: Path, texts: Mapping[str, str], options: dict) -> None:
     print(near(finished.notebook))
 
 
-def _run_pipeline(name: str | None, texts: Mapping[str, str], start: str | None, only: str | None, jobs: int | None, options: dict) -> None:
+def _run_pipeline(name: str | None, texts: Mapping[str, str], start: str | None, only: str | None, jobs: int | None, options: dict, cluster: str | None) -> None:
     from mlops_nb.graph import read_graph
     from mlops_nb.jobs import Watch
     from mlops_nb.pipeline import run_pipeline
@@ -75,7 +96,8 @@ def _run_pipeline(name: str | None, texts: Mapping[str, str], start: str | None,
     arguments = pipeline_arguments(read_graph(name), texts) if texts else {}
     display = Display()
     watch = Watch(display.step, lambda step, progress: display.progress(progress, step), display.end, display.skip, display.warn)
-    ended = run_pipeline(name, arguments, start=start, only=only, jobs=jobs, watch=watch, **options)
+    with nullcontext() if cluster is None else _on_cluster(cluster)(watch) as pool:
+        ended = run_pipeline(name, arguments, start=start, only=only, jobs=jobs, pool=pool, watch=watch, **options)
     for error in ended.errors.values():
         print(f"\n{error}\n", file=sys.stderr)
     print("The executed notebooks:")

@@ -108,7 +108,7 @@ def test_the_lock_names_everything_that_pyproject_asks_for():
         for requirement in map(Requirement, asked):
             name = canonicalize_name(requirement.name)
             assert requirement.specifier.contains(pins.get(name, "0")), f"{requirement} is not what constraints.txt has; run `make lock`"
-            assert extra in ("s3", "sweep", "test") or name in in_the_image
+            assert extra in ("s3", "sweep", "cluster", "report", "test") or name in in_the_image
 
 
 def test_environment_yml_asks_for_what_pyproject_asks_for():

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 TOOLS = {
     "IPython": ("result", "steps"),
     "annotated_types": "template",
+    "dask": "cluster",
+    "distributed": "cluster",
     "fsspec": "remote",
     "ipykernel": ("shell", "kernels"),
     "jupyter_client": ("shell", "provision", "kernel", "kernels"),
