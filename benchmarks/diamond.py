@@ -101,8 +101,8 @@ def _write_ours(project: Path) -> None:
     templates.mkdir(parents=True)
     for number, (name, needed) in enumerate(STEPS.items(), start=1):
         contract = [f'{other} = Input("data/{other}.txt")' for other in needed] + [f'written = Output("data/{name}.txt")']
-        total = " + ".join(f"int({other}.read_text())" for other in needed) or "0"
-        cells = ["from mlops_nb import Input, Output", "\n".join(contract), f"{WORK}\nwritten.write_text(str(1 + 2 * ({total})))"]
+        total = " + ".join(f"int(Path({other}).read_text())" for other in needed) or "0"
+        cells = ["from pathlib import Path\n\nfrom mlops_nb import Input, Output", "\n".join(contract), f"{WORK}\nPath(written).write_text(str(1 + 2 * ({total})))"]
         (templates / f"{number}0_{name}.ipynb").write_text(json.dumps(_notebook(cells, 1)))
     (project / "step.py").write_text(SCRIPT)
     lines = {name: " ".join(("python", "step.py", *_paths((name, *needed)))).replace("python", sys.executable, 1) for name, needed in STEPS.items()}
