@@ -4,13 +4,12 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from measure import Case, Command, Wrong, tool
+from measure import Case, Command, Wrong, make_once, saying, tool
 from overhead import notebook
-from peers import install_peers, peer
+from peers import PEERS, install_peers, peer
 from project import make_project
 
 CHAIN = 5  # steps that need one another; a longer pipeline is several of these
@@ -51,15 +50,15 @@ def _pipeline(steps: int, folder: Path) -> Case:
     tools = {name: folder / name for name in ("ours", "dvc", "snakemake", "ploomber")}
 
     def make() -> None:
-        install_peers()
+        install_peers(*PEERS)
         for name, place in tools.items():
             make_project(place)
             _write_data(place)
             MAKERS[name](place, steps)
         record_runs(tools["ours"])
-        _make_once(tools["dvc"], peer("dvc"), "repro", "--quiet")
-        _make_once(tools["snakemake"], peer("snakemake"), "--cores", "2", "--quiet", "all")
-        _make_once(tools["ploomber"], peer("ploomber"), "build")
+        make_once(tools["dvc"], peer("dvc"), "repro", "--quiet")
+        make_once(tools["snakemake"], peer("snakemake"), "--cores", "2", "--quiet", "all")
+        make_once(tools["ploomber"], peer("ploomber"), "build")
 
     def fresh(printed: str) -> None:
         if printed.count(" fresh") != steps:
@@ -77,12 +76,12 @@ def _pipeline(steps: int, folder: Path) -> Case:
     commands = (
         nothing,
         Command("read what can change", (sys.executable, "-c", LOOK, str(tools["ours"])), lambda printed: None),
-        _in(tools["ours"], "mlops-nb run", (tool("mlops-nb"), "run"), ran_nothing),
-        _in(tools["ours"], "mlops-nb status", (tool("mlops-nb"), "status"), fresh),
-        _in(tools["dvc"], "dvc repro", (peer("dvc"), "repro"), _saying("are up to date")),
-        _in(tools["dvc"], "dvc status", (peer("dvc"), "status"), _saying("are up to date")),
-        _in(tools["snakemake"], "snakemake", (peer("snakemake"), "--cores", "2"), lambda printed: None),
-        _in(tools["ploomber"], "ploomber build", (peer("ploomber"), "build"), none_ran),
+        Command("mlops-nb run", (tool("mlops-nb"), "run"), ran_nothing, folder=tools["ours"]),
+        Command("mlops-nb status", (tool("mlops-nb"), "status"), fresh, folder=tools["ours"]),
+        Command("dvc repro", (peer("dvc"), "repro"), saying("are up to date"), folder=tools["dvc"]),
+        Command("dvc status", (peer("dvc"), "status"), saying("are up to date"), folder=tools["dvc"]),
+        Command("snakemake", (peer("snakemake"), "--cores", "2"), lambda printed: None, folder=tools["snakemake"]),
+        Command("ploomber build", (peer("ploomber"), "build"), none_ran, folder=tools["ploomber"]),
     )
     return Case(f"nothing-{steps}", f"Nothing to do, {steps} steps", folder, make, commands, ours="mlops-nb run", floor=nothing.name)
 
@@ -94,25 +93,6 @@ for place, _, names in os.walk(sys.argv[1]):
         for name in names:
             os.stat(os.path.join(place, name))
 """  # the files that decide: templates, code, data
-
-
-def _in(folder: Path, name: str, arguments: tuple[str, ...], check) -> Command:
-    """Return a command that runs in a folder of its own."""
-    return Command(name, ("/bin/sh", "-c", 'cd "$0" && exec "$@"', str(folder), *arguments), check)
-
-
-def _saying(text: str):
-    def check(printed: str) -> None:
-        if text not in printed:
-            raise Wrong(f"{text!r} is not in what it printed")
-
-    return check
-
-
-def _make_once(folder: Path, *command: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise Wrong(f"{Path(command[0]).name}: its first run failed: {done.stdout[-1000:]}{done.stderr[-2000:]}")
 
 
 def _write_data(folder: Path) -> None:
@@ -149,8 +129,8 @@ def _ours(folder: Path, steps: int) -> None:
 
 
 def _dvc(folder: Path, steps: int) -> None:
-    _make_once(folder, peer("dvc"), "init", "--quiet", "--force")
-    _make_once(folder, peer("dvc"), "config", "core.analytics", "false")
+    make_once(folder, peer("dvc"), "init", "--quiet", "--force")
+    make_once(folder, peer("dvc"), "config", "core.analytics", "false")
     stages = [
         f"  {_name(number)}:\n    cmd: python3 shared.py {_reads(number)} {_writes(number)} {_width(number)}\n"
         f"    deps: [{_reads(number)}, shared.py]\n    outs: [{_writes(number)}]\n"
@@ -239,7 +219,7 @@ def _first_look(folder: Path) -> Case:
     floor = ("/bin/sh", "-c", f"find data -type f -print0 | xargs -0 -P {cores} -n 500 sha256sum > /dev/null")
     commands = (
         Command("sha256sum on all cores", floor, lambda printed: None),
-        Command("mlops-nb status", (tool("mlops-nb"), "status"), _saying("missing"), forget_ours),
+        Command("mlops-nb status", (tool("mlops-nb"), "status"), saying("missing"), forget_ours),
         Command("dvc add --no-commit", (peer("dvc"), "add", "--no-commit", "--quiet", "data"), lambda printed: None, forget_dvc),
     )
     title = f"{FILES:,} input files of {FILE_BYTES // 1000} kB, seen for the first time (in the page cache)"
@@ -251,14 +231,14 @@ def _second_look(folder: Path) -> Case:
 
     def make() -> None:
         _make_files(folder)
-        _make_once(folder, peer("dvc"), "add", "--no-commit", "--quiet", "data")
-        _make_once(folder, tool("mlops-nb"), "status")
+        make_once(folder, peer("dvc"), "add", "--no-commit", "--quiet", "data")
+        make_once(folder, tool("mlops-nb"), "status")
 
     nothing = Command("python -c pass", (sys.executable, "-c", "pass"), lambda printed: None)
     commands = (
         nothing,
         Command("a look at each file", (sys.executable, "-c", LOOK, str(folder / "data")), lambda printed: None),
-        Command("mlops-nb status", (tool("mlops-nb"), "status"), _saying("missing")),
+        Command("mlops-nb status", (tool("mlops-nb"), "status"), saying("missing")),
         Command("dvc status", (peer("dvc"), "status", "data.dvc"), lambda printed: None),
         Command("snakemake --dry-run", (peer("snakemake"), "--cores", "2", "--dry-run", "--quiet", "all"), lambda printed: None),
     )
@@ -269,7 +249,7 @@ def _make_files(folder: Path) -> None:
     """Make a project with one step that reads all of the files."""
     if (folder / "data").exists():
         return
-    install_peers()
+    install_peers("dvc", "snakemake")
     make_project(folder)
     templates = folder / "nbs" / "pipelines" / "many"
     templates.mkdir(parents=True)
@@ -284,7 +264,7 @@ def _make_files(folder: Path) -> None:
     rule = f'rule count:\n    input: [f"data/{{number:05d}}.bin" for number in range({FILES})]\n    output: "count"\n    shell: "touch {{output}}"\n'
     (folder / "Snakefile").write_text('rule all:\n    input: "count"\n\n' + rule)
     (folder / "count").touch()
-    _make_once(folder, peer("dvc"), "init", "--quiet", "--force")
-    _make_once(folder, peer("dvc"), "config", "core.site_cache_dir", str(folder / "site"))
-    _make_once(folder, peer("dvc"), "config", "core.analytics", "false")
-    _make_once(folder, peer("snakemake"), "--cores", "1", "--touch", "--quiet", "all")
+    make_once(folder, peer("dvc"), "init", "--quiet", "--force")
+    make_once(folder, peer("dvc"), "config", "core.site_cache_dir", str(folder / "site"))
+    make_once(folder, peer("dvc"), "config", "core.analytics", "false")
+    make_once(folder, peer("snakemake"), "--cores", "1", "--touch", "--quiet", "all")

@@ -20,9 +20,12 @@ def peer(
     return str(_environment(name) / "bin" / name)
 
 
-def install_peers() -> None:
+def install_peers(
+    *names: str,  # of PEERS
+) -> None:
     """Install what is not installed yet, with its modules compiled, as pip does. Raises `Wrong` where that fails."""
-    for name, requirement in PEERS.items():
+    for name in names:
+        requirement = PEERS[name]
         folder = _environment(name)
         if (folder / "installed").exists():
             continue

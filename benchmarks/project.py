@@ -18,12 +18,13 @@ EPOCHS = 45  # values in a curve
 
 def make_project(
     folder: Path,  # left as it is where it exists
+    settings: str = "",  # more lines of settings.ini
 ) -> None:
     """Make an empty project. It lies under git where there is git, because a run notes the commit that it ran from."""
     if folder.exists():
         return
     folder.mkdir(parents=True)
-    (folder / "settings.ini").write_text("[store]\npath = runs\n")
+    (folder / "settings.ini").write_text("[store]\npath = runs\n" + settings)
     (folder / ".gitignore").write_text("/runs/\n/executed/\n")
     who = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org")
     try:

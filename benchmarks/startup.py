@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from measure import Case, Command, Wrong, tool
+from measure import Case, Command, saying, tool
 from overhead import notebook
 from project import make_project, past_id, write_past_runs
 
@@ -51,16 +51,8 @@ def cases(folder: Path) -> list[Case]:
 
 
 def _ours(*arguments: str, says: str, shown: str = "") -> Command:
-    return Command(f"mlops-nb {shown or ' '.join(arguments)}", (tool("mlops-nb"), *arguments), _saying(says))
+    return Command(f"mlops-nb {shown or ' '.join(arguments)}", (tool("mlops-nb"), *arguments), saying(says))
 
 
 def _papermill(*arguments: str, says: str) -> Command:
-    return Command(f"papermill {' '.join(arguments)}", (tool("papermill"), *arguments), _saying(says))
-
-
-def _saying(text: str):
-    def check(printed: str) -> None:
-        if text not in printed:
-            raise Wrong(f"{text!r} is not in what it printed")
-
-    return check
+    return Command(f"papermill {' '.join(arguments)}", (tool("papermill"), *arguments), saying(says))

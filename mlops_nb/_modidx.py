@@ -910,7 +910,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_nb.running.SweepDisplay.start': ('running.html#sweepdisplay.start', 'mlops_nb/running.py'),
                                   'mlops_nb.running.SweepDisplay.trial': ('running.html#sweepdisplay.trial', 'mlops_nb/running.py'),
                                   'mlops_nb.running.SweepDisplay.watch': ('running.html#sweepdisplay.watch', 'mlops_nb/running.py'),
-                                  'mlops_nb.running._cluster_at': ('running.html#_cluster_at', 'mlops_nb/running.py'),
                                   'mlops_nb.running._list_sweeps': ('running.html#_list_sweeps', 'mlops_nb/running.py'),
                                   'mlops_nb.running._on_cluster': ('running.html#_on_cluster', 'mlops_nb/running.py'),
                                   'mlops_nb.running._path_of': ('running.html#_path_of', 'mlops_nb/running.py'),

@@ -171,7 +171,7 @@ def sweep(
     display = SweepDisplay()
     ended = run_sweep(
         found.path, parse_space(found, split_arguments(parameter or [])), trials=trials, maximize=maximize, minimize=minimize, way=way, seed=search_seed, over=over,
-        prune=not no_prune, jobs=jobs, pool=None if cluster is None else _cluster_at(cluster), kernel=kernel, timeout_s=timeout, cell_timeout_s=cell_timeout, watch=display.watch(),
+        prune=not no_prune, jobs=jobs, pool=None if cluster is None else _on_cluster(cluster), kernel=kernel, timeout_s=timeout, cell_timeout_s=cell_timeout, watch=display.watch(),
     )  # fmt: skip
     display.close()
     _print_sweep(ended, found.path, as_json)
@@ -186,12 +186,6 @@ def _path_of(template: str) -> Path:
     from mlops_nb.graph import read_graph
 
     return read_graph().step(template).template.path
-
-
-def _cluster_at(address: str) -> Any:
-    from mlops_nb.cluster import Cluster
-
-    return lambda watch: Cluster(address, watch)
 
 # %% ../nbs/82_running.ipynb #82-running-s02
 class SweepDisplay:
