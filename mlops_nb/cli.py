@@ -74,7 +74,7 @@ app = typer.Typer(
 COMMANDS = (
     running.run, running.params,
     sharing.push, sharing.pull,
-    asking.graph, asking.status, asking.why, asking.runs, asking.show, asking.results,
+    asking.graph, asking.status, asking.why, asking.compare, asking.runs, asking.show, asking.results,
     checking.check, proving.publish, proving.reproduce,
     keeping.trace, keeping.gc,
 )  # fmt: skip
