@@ -10,7 +10,7 @@ __all__ = ['FEWEST_SEEDS', 'REPLICATES', 'VERDICTS', 'Rule', 'parse_rule', 'Inte
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -33,12 +33,14 @@ class Rule:
     relative: float = 0.0  # the same, as a share of the baseline's mean
     limit: float | None = None  # the least that is acceptable, or the most where lower is better
     seeds: int = 5  # the fewest runs of each side
+    rows: str | None = None  # the score, macro_f1 or accuracy, that it is over test rows; None: it is not looked at row by row
 
 # %% ../nbs/59_verdict.ipynb #59-verdict-06
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _CLAUSES = {
     "higher": r"higher", "lower": r"lower", "tolerance": rf"tolerance\s+({_NUMBER})\s*(%?)", "minimum": rf"minimum\s+({_NUMBER})",
     "maximum": rf"maximum\s+({_NUMBER})", "seeds": r"seeds\s+(\d+)",
+    "rows": r"rows\s+(macro_f1|accuracy)",
 }  # fmt: skip
 _HOW = "such as: macro_f1 = higher, tolerance 0.005, tolerance 1 %, minimum 0.9, seeds 5"
 
@@ -47,33 +49,35 @@ def parse_rule(
     result: str,  # the name of a result
     text: str,  # such as `higher, tolerance 0.005, minimum 0.9, seeds 5`
 ) -> Rule:
-    """Return the rule that a person wrote in the section [gate] of settings.ini. Raises `BadSettings` where it cannot be read."""
+    """Return the rule that a person wrote in the section [metrics] of settings.ini. Raises `BadSettings` where it cannot be read."""
     said: dict[str, float] = {}
+    rows = None
     for part in filter(None, (part.strip() for part in text.split(","))):
         word = part.split()[0]
         if word not in _CLAUSES:
-            raise BadSettings(f"[gate] {result} = {text}: {part!r} is not understood; there is {listed(_CLAUSES)}, {_HOW}." + did_you_mean(word, _CLAUSES))
+            raise BadSettings(f"[metrics] {result} = {text}: {part!r} is not understood; there is {listed(_CLAUSES)}, {_HOW}." + did_you_mean(word, _CLAUSES))
         found = re.fullmatch(_CLAUSES[word], part)
         name = "relative" if found and word == "tolerance" and found[2] else word
         if not found:
-            raise BadSettings(f"[gate] {result} = {text}: {part!r} cannot be read; write it {_HOW}.")
+            raise BadSettings(f"[metrics] {result} = {text}: {part!r} cannot be read; write it {_HOW}.")
         if name in said:
-            raise BadSettings(f"[gate] {result} = {text}: {word} is given twice; give it once.")
-        said[name] = float(found[1]) if found.groups() else 1.0
-    return _rule(result, text, said)
+            raise BadSettings(f"[metrics] {result} = {text}: {word} is given twice; give it once.")
+        rows = found[1] if name == "rows" else rows
+        said[name] = 1.0 if name == "rows" or not found.groups() else float(found[1])
+    return replace(_rule(result, text, said), rows=rows)
 
 
 def _rule(result: str, text: str, said: Mapping[str, float]) -> Rule:
     if ("higher" in said) == ("lower" in said):
-        raise BadSettings(f"[gate] {result} = {text}: say whether 'higher' or 'lower' is better, {_HOW}.")
+        raise BadSettings(f"[metrics] {result} = {text}: say whether 'higher' or 'lower' is better, {_HOW}.")
     higher = "higher" in said
     if ("maximum" if higher else "minimum") in said:
-        raise BadSettings(f"[gate] {result} = {text}: where {'higher' if higher else 'lower'} is better, the limit is a {'minimum' if higher else 'maximum'}.")
+        raise BadSettings(f"[metrics] {result} = {text}: where {'higher' if higher else 'lower'} is better, the limit is a {'minimum' if higher else 'maximum'}.")
     if min(said.get("tolerance", 0.0), said.get("relative", 0.0)) < 0:
-        raise BadSettings(f"[gate] {result} = {text}: a tolerance is 0 or more.")
+        raise BadSettings(f"[metrics] {result} = {text}: a tolerance is 0 or more.")
     seeds = int(said.get("seeds", 5))
     if seeds < FEWEST_SEEDS:
-        raise BadSettings(f"[gate] {result} = {text}: with {seeds} seed there is no spread to judge by; ask for {FEWEST_SEEDS} or more.")
+        raise BadSettings(f"[metrics] {result} = {text}: with {seeds} seed there is no spread to judge by; ask for {FEWEST_SEEDS} or more.")
     return Rule(result, higher, said.get("tolerance", 0.0), said.get("relative", 0.0) / 100, said.get("minimum" if higher else "maximum"), seeds)
 
 # %% ../nbs/59_verdict.ipynb #59-verdict-11

@@ -124,7 +124,7 @@ def test_any_text_is_a_rule_or_one_sentence(text):
     try:
         assert parse_rule("x", text).seeds >= 2
     except BadSettings as refusal:
-        assert str(refusal).startswith("[gate] x = ")
+        assert str(refusal).startswith("[metrics] x = ")
 
 
 def test_the_words_are_the_documented_ones():
