@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'Side', 'read_side', 'Moved', 'Compared', 'compare_runs', 'Comparison', 'compare', 'compare_sides',
-           'as_markdown', 'as_html']
+           'code_changes', 'as_markdown', 'as_html']
 
 # %% ../nbs/60_compare.ipynb #60-compare-02
 import json
@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from .changes import Change, Now, Then, cell_changes, reach_changes
 from .difference import USUAL, compare_values
 from .environment import normal_name
 from .errors import BadRevision, UnknownRun, listed
@@ -28,6 +29,8 @@ from .revision import commit_of, lay_out_tree
 from .scene import Recorded, recorded_run
 from .settings import Settings, read_settings, under
 from .status import read_status
+from .store import Store
+from .template import Template
 
 # %% ../nbs/60_compare.ipynb #60-compare-05
 @dataclass(frozen=True)
@@ -231,6 +234,33 @@ def _compared(name: str, before: Side, after: Side) -> Compared:
     return Compared(name, old, new, missing=lacking.missing.get(name, f"{lacking.name} has no step {name}"))
 
 # %% ../nbs/60_compare.ipynb #60-compare-11
+def code_changes(
+    one: Compared,
+    root: Path,  # the project
+) -> list[Change]:
+    """Return each cell and each definition that differs between the two runs of a step, with its diff."""
+    if one.before is None or one.after is None:
+        return []
+    store = Store(read_settings(root).store)
+    name = Path(one.after.record["template"]).name
+    then, now = (Template(Path(name), side.notebook, "") for side in (one.before, one.after))
+    cells = cell_changes(name, then, now) if one.before.parts.get("code") != one.after.parts.get("code") else []
+    revisions = [{"commit": side.commit} if side.commit else side.record.get("revision") or {} for side in (one.before, one.after)]
+    before, after = (Then(revision, store, root) for revision in revisions)
+    if one.after.commit is None and _is_today(one.after, root):
+        return cells + reach_changes(one.before.parts.get("reach", {}), one.after.parts.get("reach", {}), before, Now(root))
+    return cells + reach_changes(one.before.parts.get("reach", {}), one.after.parts.get("reach", {}), before, after)
+
+
+def _is_today(recorded: Recorded, root: Path) -> bool:
+    """Say whether the code that a run reached is the code in the tree."""
+    from mlops_nb.reach import read_reach
+    from mlops_nb.template import read_template
+
+    file = root / recorded.record["template"]
+    return file.exists() and read_reach(read_template(file), root).code == recorded.parts.get("reach")
+
+# %% ../nbs/60_compare.ipynb #60-compare-13
 def _lines(found: Comparison) -> Iterator[str]:
     yield f"{found.before.name} → {found.after.name}"
     if found.same:
