@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'Side', 'read_side', 'Moved', 'Compared', 'compare_runs', 'Comparison', 'compare', 'compare_sides',
-           'code_changes', 'as_markdown', 'as_html']
+           'code_changes', 'as_markdown', 'as_html', 'plain_text']
 
 # %% ../nbs/60_compare.ipynb #60-compare-02
 import json
@@ -281,13 +281,13 @@ def as_markdown(
 ) -> str:
     """Return it for a pull request: the results that moved in a table, then what changed."""
     rows = [(one.step, moved) for one in found.steps for moved in one.results if not moved.same]
-    parts = [f"{_plain(found.before.name)} → {_plain(found.after.name)}"]
+    parts = [f"{plain_text(found.before.name)} → {plain_text(found.after.name)}"]
     if found.same:
         parts.append("Nothing changed: the same code, arguments, data, environment and results.")
     if rows:
         parts.append("\n".join(["| step | result | before | after | change |", "|---|---|---:|---:|---:|", *(_row(step, moved) for step, moved in rows)]))
-    reasons = dict.fromkeys(f"- **{kind}**, {_plain(one.step)}: {_plain(text)}" for one in found.steps for kind in KINDS for text in one.reasons.get(kind, ()))
-    missing = [f"- not compared: {_plain(one.missing)}" for one in found.steps if one.missing]
+    reasons = dict.fromkeys(f"- **{kind}**, {plain_text(one.step)}: {plain_text(text)}" for one in found.steps for kind in KINDS for text in one.reasons.get(kind, ()))
+    missing = [f"- not compared: {plain_text(one.missing)}" for one in found.steps if one.missing]
     parts.extend("\n".join(lines) for lines in (list(reasons), missing) if lines)
     return "\n\n".join(parts) + "\n"
 
@@ -310,15 +310,17 @@ def as_html(
 
 def _row(step: str, moved: Moved) -> str:
     cells = (step, moved.name, _shown(moved.before, moved.there[0]), _shown(moved.after, moved.there[1]), _change(moved))
-    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
+    return "| " + " | ".join(plain_text(cell) for cell in cells) + " |"
 
 
-def _plain(text: str) -> str:
+_MARKUP = {ord(character): f"&#{ord(character)};" for character in "\\`*_[]|@~"}
+
+
+def plain_text(
+    text: str,  # of anybody
+) -> str:
     """Return text that Markdown shows as it is, in one line: no cell ends, no link and no tag begins, nobody is called."""
-    text = escape(" ".join(text.split()), quote=False)
-    for character in "\\`*_[]|#@":
-        text = text.replace(character, f"&#{ord(character)};")
-    return text
+    return escape(" ".join(text.split()), quote=False).translate(_MARKUP)
 
 
 def _values(moved: Moved) -> str:
@@ -335,6 +337,8 @@ def _change(moved: Moved) -> str:
 def _shown(value: Any, there: bool) -> str:
     if not there:
         return "–"
+    if isinstance(value, list) and len(value) > 3:
+        return f"{len(value)} values, the last {_shown(value[-1], True)}"
     text = f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "…"
 

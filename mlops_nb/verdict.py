@@ -265,7 +265,8 @@ def written(
         return str(value)
     if not half or not math.isfinite(half):
         return f"{value:{plus}.6g}".replace("-", "−")
-    decimals = max(0, 1 - math.floor(math.log10(abs(half))))
+    most = 5 - math.floor(math.log10(abs(value))) if value else 6  # of the decimals that a sum of floats is sure of, and more than anybody reads
+    decimals = max(0, min(most, 1 - math.floor(math.log10(abs(half)))))
     return f"{value:{plus},.{decimals}f}".replace("-", "−")
 
 # %% ../nbs/59_verdict.ipynb #59-verdict-30
