@@ -30,7 +30,7 @@ TOOLS = {
     "rich": "terminal",
     "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "cli"),  # a command declares its own options
 }
-ANYWHERE = {"PIL", "numpy", "pandas", "psutil", "scipy"}  # used as the standard library is
+ANYWHERE = {"PIL", "matplotlib", "numpy", "pandas", "psutil", "scipy"}  # used as the standard library is
 NOWHERE = {"fastcore", "nbdev"}  # they write the package; it does not need them
 
 
