@@ -74,8 +74,8 @@ app = typer.Typer(
 COMMANDS = (
     running.run, running.sweep, running.params,
     sharing.push, sharing.pull,
-    asking.graph, asking.status, asking.why, asking.runs, asking.show, asking.results,
-    checking.check, proving.publish, proving.reproduce,
+    asking.graph, asking.status, asking.why, asking.compare, asking.runs, asking.show, asking.results,
+    checking.check, proving.publish, proving.reproduce, proving.gate, proving.report,
     keeping.trace, keeping.gc,
 )  # fmt: skip
 for command in COMMANDS:

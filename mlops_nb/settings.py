@@ -44,6 +44,8 @@ class Settings:
     tolerance: Mapping[str, str]  # by the name of a result, how far it may be from a recorded one; see `difference`
     pictures: str  # the least likeness of two pictures that are taken for one; see `picture`
     keep_days: float  # how long `mlops-nb gc` leaves a run that nothing else keeps
+    metrics: Mapping[str, str]  # by the name of a result, what the gate asks of it; see `verdict`
+    gate: Mapping[str, str | None]  # `against` a revision, `seeds` and `predictions` as step.name, `truth` a column, `max_seeds` a whole number
     remote: str | None = None  # URL of the store that is shared with others; None: nothing is shared
     warm: bool = True  # whether kernels are forked from a process that has imported already
     idle_s: float = 600.0  # how long such a process waits for the next kernel
@@ -51,7 +53,7 @@ class Settings:
     resources: Mapping[str, str] = field(default_factory=dict)  # by template, what a run of it needs; see `resources`
 
 # %% ../nbs/01_settings.ipynb #01-settings-09
-OF_ANY_NAME = ("tolerance", "resources")  # sections whose options are the names of results, and of templates
+OF_ANY_NAME = ("tolerance", "metrics", "resources")  # sections whose options are the names of results, and of templates
 OPTIONS = {
     "pipelines": {"folder": "nbs/pipelines", "default": None},
     "store": {"path": "runs", "keep_days": "30", "remote": None, "push": "yes"},
@@ -62,6 +64,7 @@ OPTIONS = {
     "kernels": {"warm": "on", "idle_s": "600"},
     "check": {"ignore": ""},
     "reproduce": {"pictures": "0.75"},
+    "gate": {"against": "main", "seeds": "", "max_seeds": "20", "predictions": None, "truth": "class"},
 }
 
 # %% ../nbs/01_settings.ipynb #01-settings-10
@@ -123,6 +126,8 @@ def _read(root: Path, version: tuple | None) -> Settings:
         ignored_rules=tuple(option("check", "ignore").replace(",", " ").split()),
         tolerance=values.get("tolerance", {}),
         pictures=option("reproduce", "pictures"),
+        metrics=values.get("metrics", {}),
+        gate={**{name: option("gate", name) for name in OPTIONS["gate"]}, "max_seeds": str(_whole("gate", "max_seeds", option("gate", "max_seeds")))},
         keep_days=_days(option("store", "keep_days")),
         remote=_remote(option("store", "remote"), root),
         warm=_warm(option("kernels", "warm")),

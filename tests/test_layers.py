@@ -37,7 +37,7 @@ TOOLS = {
     "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "kernels", "cli"),  # a command declares its own options
     "zmq": "shell",
 }
-ANYWHERE = {"PIL", "matplotlib", "numpy", "pandas", "psutil"}  # used as the standard library is
+ANYWHERE = {"PIL", "matplotlib", "numpy", "pandas", "psutil", "scipy"}  # used as the standard library is
 NOWHERE = {"fastcore", "nbdev"}  # they write the package; it does not need them
 
 

@@ -1,0 +1,155 @@
+"""Two states of a project beside each other: what moved, and what made it move."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+from making import command, write_notebook, write_project
+
+from mlops_nb.compare import as_html, as_markdown, compare, read_side
+from mlops_nb.errors import BadRevision
+from mlops_nb.pipeline import run_pipeline
+from mlops_nb.publish import publish
+
+FIT = """
+from stars.fit import fit
+import numpy
+values = [float(line) for line in open(catalogue)]
+glue("score", fit(values, rate))
+glue("curve", [rate * step for step in range(4)])
+glue("count", len(values))
+open(model, "w").write(str(rate))
+"""
+
+
+def git(folder, *words):
+    subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A project of two steps with its own module, run, published and committed on `main`."""
+    root = write_project(tmp_path_factory.mktemp("project") / "stars", {
+        "10_ingest": ('catalogue = Output("stars.txt")\nstars: int = 3', 'open(catalogue, "w").write("1.5\\n" * stars)\nglue("stars", stars)'),
+        "20_fit": ('catalogue = Input("stars.txt")\nmodel = Output("model.txt")\nrate: float = 0.5\nseed: int = 0', FIT),
+    })  # fmt: skip
+    (root / "nbs/pipelines/stars/stars").mkdir()
+    (root / "nbs/pipelines/stars/stars/fit.py").write_text("def fit(values, rate):\n    return sum(values) * rate\n\n\ndef unused():\n    return 1\n")
+    (root / ".gitignore").write_text("runs/\nstars.txt\nmodel.txt\n__pycache__/\n")
+    run_pipeline(root=root)
+    publish(root=root)
+    git(root, "init", "-b", "main")
+    git(root, "add", "-A")
+    git(root, "commit", "-m", "First")
+    return root
+
+
+@pytest.fixture
+def project(published, tmp_path):
+    """A copy that a test may change."""
+    return shutil.copytree(published, tmp_path / "stars", symlinks=True)
+
+
+def edit(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_prose_changes_nothing(project):
+    """A markdown cell and a comment are no change, and no step is told to be stale."""
+    notebook = json.loads((project / "nbs/pipelines/stars/20_fit.ipynb").read_text())
+    notebook["cells"].insert(0, {"cell_type": "markdown", "metadata": {}, "source": "# The fit"})
+    (project / "nbs/pipelines/stars/20_fit.ipynb").write_text(json.dumps(notebook))
+    found = compare("main", root=project)
+    assert found.same
+    assert "nothing changed" in str(found)
+
+
+def test_the_function_that_changed_is_named(project):
+    """An edit of a module names the function, the numbers, and by how much they moved; a function that nothing calls is no reason."""
+    module = project / "nbs/pipelines/stars/stars/fit.py"
+    edit(module, "return 1", "return 2")
+    assert compare("main", root=project).same
+    edit(module, "* rate", "* rate * 2")
+    stale = compare("main", root=project)
+    assert not stale.same and "fit is stale" in str(stale)
+    run_pipeline(root=project)
+    found = compare("main", root=project)
+    [fit] = [one for one in found.steps if one.step == "fit"]
+    assert fit.reasons["code"] == ("nbs/pipelines/stars/stars/fit.py: function fit changed",)
+    assert {moved.name: moved.change for moved in fit.results if not moved.same} == {"score": 2.25}
+    assert "| fit | score | 2.25 | 4.5 | +2.25, +100.00% |" in as_markdown(found)
+
+
+def test_data_and_arguments_are_told_apart(project):
+    """What an input holds is data; what a template is given is an argument."""
+    arguments = {"ingest": {"stars": 4}, "fit": {"rate": 0.25}}
+    run_pipeline(None, arguments, root=project)
+    found = compare("main", root=project, arguments=arguments)
+    ingest, fit = found.steps
+    assert ingest.reasons == {"arguments": ("argument stars changed (3 → 4)",)}
+    assert fit.reasons["arguments"] == ("argument rate changed (0.5 → 0.25)",)
+    assert [text.partition(" (")[0] for text in fit.reasons["data"]] == ["input catalogue changed", "input catalogue: 12 → 16 bytes"]
+    assert {moved.name for moved in fit.results if not moved.same} == {"score", "curve", "count"}
+
+
+def test_another_version_of_a_package_is_told(project):
+    """The published record names versions; one that differs today is a reason where the code reaches it, and told besides where not."""
+    for name in ("10_ingest", "20_fit"):
+        edit(project / f"results/stars/{name}.json", '"numpy": "', '"numpy": "0.')
+    before, after = read_side("main", root=project), read_side(None, root=project)
+    record = json.loads((project / "results/stars/20_fit.json").read_text())
+    from dataclasses import replace
+
+    from mlops_nb.compare import compare_runs
+
+    old = {step: replace(one, parts=record["key"]["parts"] if step == "fit" else one.parts, environment=record["environment"]) for step, one in before.steps.items()}
+    fit = compare_runs("fit", old["fit"], after.steps["fit"])
+    [told] = fit.reasons["environment"]
+    assert told.startswith("numpy 0.") and not fit.besides
+    ingest = compare_runs("ingest", old["ingest"], after.steps["ingest"])
+    assert "environment" not in ingest.reasons and [text.partition(" ")[0] for text in ingest.besides] == ["numpy"]
+
+
+def test_two_runs_are_compared_by_their_ids(project):
+    """Runs that are no published results are compared as well, also where nothing is published."""
+    first = run_pipeline(root=project, only="fit").runs[0]
+    second = run_pipeline(None, {"fit": {"rate": 0.75}}, root=project, only="fit").runs[0]
+    found = compare(first.id, second.id, root=project)
+    assert [one.step for one in found.steps] == ["fit"]
+    assert found.as_dict()["steps"][0]["reasons"]["arguments"] == ["argument rate changed (0.5 → 0.75)"]
+    assert compare(first.id, root=project).same
+
+
+def test_what_a_result_says_cannot_break_a_page(project):
+    """Text out of a run is shown as text: it makes no tag, no table cell, no link, and calls nobody."""
+    hostile = '</td><script>alert(1)</script> | [x](http://a) @everyone `a`'
+    template = write_notebook(project / "a.ipynb", f"glue('said', {hostile!r} + str(number))", parameters="number: int = 1")
+    assert command("run", template, cwd=project).returncode == 0
+    assert command("run", template, "-p", "number=2", cwd=project).returncode == 0
+    from mlops_nb.record import runs
+
+    two, one = runs(project, step="a")
+    found = compare(one.id, two.id, root=project)
+    assert "<script" not in as_html(found) + as_markdown(found)
+    line = next(line for line in as_markdown(found).splitlines() if line.startswith("| a | said"))
+    assert line.count("|") == 6 and "@" not in line and "](" not in line
+
+
+def test_the_command_prints_it_in_three_forms(project):
+    """Text for people, Markdown for a pull request, JSON for programs; refusals are one sentence."""
+    assert "nothing changed" in command("compare", "main", cwd=project).stdout
+    assert "Nothing changed" in command("compare", "main", "--markdown", cwd=project).stdout
+    assert json.loads(command("compare", "main", "--json", cwd=project).stdout)["same"] is True
+    wrong = command("compare", "mian", cwd=project)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("mlops-nb: 'mian' is neither a run nor a revision here.")
+
+
+def test_a_revision_without_published_results_is_refused(project):
+    """There is nothing to compare with, and the sentence says so."""
+    git(project, "rm", "-r", "--cached", "results")
+    git(project, "commit", "-m", "Nothing published")
+    with pytest.raises(BadRevision, match="nothing is published of 'stars' in HEAD"):
+        compare(root=project)

@@ -1,0 +1,121 @@
+"""A change held against a revision, over seeds, by real runs of both."""
+
+import json
+import subprocess
+
+import pytest
+from making import command, write_project
+
+from mlops_nb.errors import BadSettings, CellFailed
+from mlops_nb.gate import gate
+from mlops_nb.record import runs
+
+FIT = """
+import random
+import pandas
+stars = [int(line) for line in open(catalogue)]
+luck = random.Random(seed)
+score = 0.9 + GAIN + luck.gauss(0, 0.002)
+glue("score", score)
+glue("loss", 1 - score)
+wrong = set(range(int(100 * (1 - score))))
+pandas.DataFrame({"ID": range(100), "class": ["a", "b"] * 50, "predicted": [("b" if n % 2 else "a") if n not in wrong else "c" for n in range(100)]}).to_csv(predictions, index=False)
+"""
+SETTINGS = "[metrics]\nscore = higher, tolerance 0.002, seeds 3, rows accuracy\nloss = lower, tolerance 0.002, seeds 3\n[gate]\npredictions = fit.predictions\nmax_seeds = 6\n"
+
+
+def git(folder, *words):
+    subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *words], cwd=folder, check=True, capture_output=True)
+
+
+def write(root, gain):
+    """Write the project with a fit that is better by `gain`."""
+    return write_project(root, {
+        "10_ingest": ('catalogue = Output("stars.txt")', 'open(catalogue, "w").write("1\\n2\\n")'),
+        "20_fit": ('catalogue = Input("stars.txt")\npredictions = Output("predictions.csv")\nseed: int = 0', FIT.replace("GAIN", str(gain))),
+    })  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project whose `main` has a fit of two steps."""
+    root = write(tmp_path / "stars", 0.0)
+    (root / "settings.ini").write_text(SETTINGS)
+    (root / ".gitignore").write_text("runs/\nstars.txt\npredictions.csv\n")
+    git(root, "init", "-b", "main")
+    git(root, "add", "-A")
+    git(root, "commit", "-m", "First")
+    return root
+
+
+def test_a_change_of_prose_runs_nothing_twice(project):
+    """Both sides are the same runs: one run a step, the verdict without a second seed, exit code 0."""
+    notebook = json.loads((project / "nbs/pipelines/stars/20_fit.ipynb").read_text())
+    notebook["cells"].insert(0, {"cell_type": "markdown", "metadata": {}, "source": "# The fit"})
+    (project / "nbs/pipelines/stars/20_fit.ipynb").write_text(json.dumps(notebook))
+    done = command("gate", "--against", "main", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to run, nothing changed" in done.stdout
+    assert len(runs(project)) == 2
+
+
+def test_a_worse_model_ends_with_exit_code_1(project):
+    """A loss of one point is found over three seeds, named with its interval and its source, and over the test rows; what both sides share is run once."""
+    write(project, -0.01)
+    (project / "settings.ini").write_text(SETTINGS)
+    done = command("gate", "--json", cwd=project)
+    found = json.loads(done.stdout)
+    assert done.returncode == 1, done.stderr
+    assert [verdict["verdict"] for verdict in found["verdicts"]] == ["worse", "worse"]
+    assert found["seeds"] == 3 and found["verdicts"][0]["difference"]["value"] == pytest.approx(-0.01)
+    assert "Student 1908" in found["why"]
+    assert found["verdicts"][0]["over_rows"]["n"] == 100
+    assert "McNemar" in found["notes"][0]
+    ran = runs(project)
+    assert len([run for run in ran if run.step == "ingest"]) == 1
+    assert len([run for run in ran if run.step == "fit"]) == 6
+    again = command("gate", "--json", cwd=project)
+    assert json.loads(again.stdout) == found and len(runs(project)) == len(ran)
+
+
+def test_a_better_model_passes(project):
+    write(project, 0.01)
+    (project / "settings.ini").write_text(SETTINGS)
+    found = gate(root=project, max_seeds=3)
+    assert found.passes and [verdict.word for verdict in found.verdicts] == ["better", "better"]
+
+
+def test_seeds_are_added_until_the_verdict_is_clear(project):
+    """Where three seeds leave it open, six are looked at, at a level shared by both looks."""
+    fit = FIT.replace("GAIN", "0.0").replace("luck.gauss(0, 0.002)", "luck.gauss(0, 0.002) + random.Random(seed + 99).gauss(-0.001, 0.004)")
+    write_project(project, {"20_fit": ('catalogue = Input("stars.txt")\npredictions = Output("predictions.csv")\nseed: int = 0', fit)})
+    (project / "settings.ini").write_text(SETTINGS)
+    found = gate(root=project)
+    assert found.seeds == 6
+    assert found.verdicts[0].apart.level == pytest.approx(0.975)
+    assert all(verdict.word in ("no difference", "worse") for verdict in found.verdicts)
+
+
+def test_a_step_that_fails_ends_the_gate_with_its_own_error(project):
+    write(project, "undefined")
+    (project / "settings.ini").write_text(SETTINGS)
+    with pytest.raises(CellFailed, match="NameError"):
+        gate(root=project)
+
+
+def test_a_result_that_nobody_glues_is_refused(project):
+    (project / "settings.ini").write_text("[metrics]\nscroe = higher, seeds 2\n")
+    with pytest.raises(BadSettings, match="no step glues it. Did you mean 'score'"):
+        gate(root=project)
+    done = command("gate", "--max-seeds", "2", "--against", "mian", cwd=project)
+    assert done.returncode == 2 and "git knows no revision 'mian'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_nothing_is_left_of_the_baseline(project):
+    """The checkout is gone, git knows of no other work tree, and the working tree's outputs are the working tree's."""
+    write(project, -0.01)
+    (project / "settings.ini").write_text(SETTINGS)
+    gate(root=project, max_seeds=3)
+    listed = subprocess.run(["git", "worktree", "list"], cwd=project, capture_output=True, text=True, check=True).stdout
+    assert len(listed.splitlines()) == 1
+    assert not any(path.is_symlink() for path in project.rglob("*") if ".git" not in path.parts)

@@ -1,0 +1,107 @@
+"""The page and the comment on a change, and what they say first."""
+
+import json
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from making import command, write_project
+
+FIT = """
+import random
+from fitting import rate_of
+luck = random.Random(seed)
+curve = [1 / (1 + rate_of(rate) * n) + luck.gauss(0, 0.004) for n in range(12)]
+glue("loss_curve", curve)
+glue("score", 0.95 - curve[-1] / 10)
+glue("said", SAID)
+"""
+
+
+def git(folder, *words):
+    subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *words], cwd=folder, check=True, capture_output=True)
+
+
+def write(root, said="'plain'"):
+    write_project(root, {"10_train": ("rate: float = 0.5\nseed: int = 0", FIT.replace("SAID", said))})
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project whose main is published, cloned from a forge with a token in the URL."""
+    root = tmp_path / "stars"
+    write(root)
+    (root / "nbs/pipelines/stars/fitting.py").write_text("def rate_of(rate):\n    return rate\n")
+    (root / "settings.ini").write_text("[metrics]\nscore = higher, tolerance 0.001, seeds 2\n[gate]\nmax_seeds = 2\n")
+    (root / ".gitignore").write_text("runs/\nreport/\n__pycache__/\n")
+    assert command("run", cwd=root).returncode == 0
+    assert command("publish", cwd=root).returncode == 0
+    git(root, "init", "-b", "main")
+    git(root, "add", "-A")
+    git(root, "commit", "-m", "First")
+    git(root, "remote", "add", "origin", "https://x-access-token:hunter2hunter2@github.com/someone/stars.git")
+    return root
+
+
+class Page(HTMLParser):
+    """Collects tags, and what would be loaded."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.loads = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loads += [value for name, value in attrs if name in ("src", "poster", "data", "background") or (tag == "link" and name == "href")]
+
+
+def test_a_changed_function_is_named_with_both_curves_and_the_verdict_first(project):
+    """One page without script or network, one comment; the function, its diff, both curves, the difference with its interval, exit code 1; no token."""
+    (project / "nbs/pipelines/stars/fitting.py").write_text("def rate_of(rate):\n    return rate * 0.4\n")
+    assert command("run", cwd=project).returncode == 0
+    done = command("report", cwd=project)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("does not pass: score: worse: −0.015")
+    html, markdown = ((project / "report" / name).read_text() for name in ("report.html", "report.md"))
+    page = Page(html)
+    assert "script" not in page.tags and all(one.startswith("data:image/") for one in page.loads)
+    assert html.index("does not pass") < html.index("What counts") < html.index("What changed")
+    for text in ("fitting.py: function rate_of", "+    return rate * 0.4", "train: loss_curve, before and after", "Student 1908"):
+        assert text in html
+    assert markdown.startswith("<!-- mlops-nb report -->\n\n### ❌ does not pass")
+    assert "function rate&#95;of changed" in markdown
+    assert "https://mybinder.org/v2/gh/someone/stars/" in markdown
+    assert "hunter2" not in html + markdown
+
+
+def test_a_change_of_prose_is_said_to_change_nothing(project):
+    """Nothing to run, nothing changed, exit code 0."""
+    file = project / "nbs/pipelines/stars/10_train.ipynb"
+    notebook = json.loads(file.read_text())
+    notebook["cells"].append({"cell_type": "markdown", "metadata": {}, "source": "The end."})
+    file.write_text(json.dumps(notebook))
+    done = command("report", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("nothing changed: nothing to run, nothing changed")
+
+
+def test_a_hostile_result_stays_text(project):
+    """Tags, table cells, links and names of people in a result change neither the page nor the comment."""
+    write(project, said='"</td><script>alert(1)</script><img src=http://evil.example/x> | [a](http://evil.example) @everyone"')
+    assert command("run", cwd=project).returncode == 0
+    command("report", "--no-gate", cwd=project)
+    html, markdown = ((project / "report" / name).read_text() for name in ("report.html", "report.md"))
+    page = Page(html)
+    assert "script" not in page.tags and all(one.startswith("data:image/") for one in page.loads)
+    assert "<script" not in markdown and "<img" not in markdown and "](http://evil" not in markdown and "@everyone" not in markdown
+
+
+def test_one_run_has_a_report_of_its_own(project):
+    """A run beside a revision, without a gate."""
+    run = json.loads(command("runs", "--json", cwd=project).stdout)[0]["id"]
+    done = command("report", run, "--folder", "one", cwd=project)
+    assert done.returncode == 0 and done.stdout.startswith("nothing changed")
+    assert (project / "one/report.html").exists()
+    wrong = command("report", "nothing-like-it", cwd=project)
+    assert wrong.returncode == 2 and "no run and no step is called" in wrong.stderr

@@ -1,0 +1,131 @@
+"""What the numbers of two sides allow to be said, and how often that is wrong."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlops_nb.errors import BadSettings
+from mlops_nb.verdict import VERDICTS, Rule, difference_of_means, difference_over_rows, error_rates, judge, looks_between, parse_rule
+
+RULE = Rule("macro_f1", seeds=5)
+values = st.lists(st.floats(-1e6, 1e6), min_size=0, max_size=4).map(lambda found: dict(enumerate(found)))
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, 0.95])
+def test_equal_models_are_called_worse_in_no_more_than_five_of_a_hundred(shared):
+    """Over 1,000 comparisons of two equal models, with three looks at growing numbers of seeds, and no tolerance to hide behind."""
+    rates = error_rates(RULE, loss=0.0, noise=0.01, shared=shared, most=20, trials=1000)
+    assert rates["worse"] <= 0.05
+    assert rates["better"] <= 0.05
+
+
+@pytest.mark.parametrize("draw", ["skewed", "heavy tails", "rare failures", "few distinct values"])
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_rate_holds_where_results_are_not_normal(draw, paired):
+    """Seeds that now and then go wrong, scores that pile up below 1, scores of few test rows: equal models, 1,000 times each."""
+    random = np.random.default_rng(3)
+    one = {
+        "skewed": lambda n: 1 - random.gamma(2.0, 0.01, n),
+        "heavy tails": lambda n: 0.9 + 0.005 * random.standard_t(3, n),
+        "rare failures": lambda n: 0.95 + random.normal(0, 0.005, n) - 0.3 * (random.random(n) < 0.05),
+        "few distinct values": lambda n: random.binomial(50, 0.9, n) / 50,
+    }[draw]
+    looks, worse = looks_between(5, 20), 0
+    for _ in range(1000):
+        old, new = one(20), one(20)
+        for n in looks:
+            shift = 0 if paired else 100
+            verdict = judge(RULE, dict(enumerate(old[:n])), {seed + shift: value for seed, value in enumerate(new[:n])}, looks=len(looks), last=n == 20)
+            if verdict.word != "not enough runs":
+                break
+        worse += verdict.word == "worse"
+    assert worse <= 50
+
+
+def test_a_loss_is_found_more_often_the_greater_it_is():
+    """The power grows with the loss, and a loss of two standard deviations of a seed is practically always found."""
+    power = [error_rates(RULE, loss, noise=0.01, most=20, trials=300)["worse"] for loss in (0.0, 0.005, 0.01, 0.02)]
+    assert power == sorted(power)
+    assert power[-1] > 0.98
+
+
+def test_looking_often_without_sharing_the_level_would_cry_wolf():
+    """This is what the shared level is for: the same looks at the full level each are wrong more often."""
+    random, wrong = np.random.default_rng(0), {1: 0, 4: 0}
+    looks = looks_between(5, 40)
+    for _ in range(1500):
+        old, new = random.normal(0.9, 0.01, (2, 40))
+        for shares in wrong:
+            words = [judge(RULE, dict(enumerate(old[:n])), dict(enumerate(new[:n])), looks=shares, last=False).word for n in looks]
+            wrong[shares] += any(word in ("worse", "better") for word in words)
+    assert wrong[4] / 1500 <= 0.05 < wrong[1] / 1500
+
+
+@given(values, values)
+def test_one_run_on_a_side_is_never_better(old, new):
+    """Below the number of runs that the rule asks for, the only verdict is that there are not enough."""
+    assert judge(RULE, old, new).word == "not enough runs"
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=5, max_size=12), st.floats(-10, 10), st.booleans())
+def test_exchanging_the_sides_exchanges_better_and_worse(found, shift, higher):
+    rule = Rule("x", higher=higher)
+    old, new = dict(enumerate(found)), {seed: value + shift * (1 + seed % 3) for seed, value in enumerate(found)}
+    there, back = judge(rule, old, new), judge(rule, new, old)
+    swapped = {"better": "worse", "worse": "better"}
+    assert back.word == swapped.get(there.word, "no difference")
+    assert math.isclose(there.apart.value, -back.apart.value, abs_tol=1e-9)
+
+
+def test_a_value_that_is_no_number_is_a_run_that_is_missing():
+    """A NaN neither wins nor loses: there is one run less."""
+    old = dict(enumerate([0.9, 0.91, 0.92, 0.9, 0.91]))
+    assert judge(RULE, old, {**old, 2: math.nan}).word == "not enough runs"
+
+
+def test_seeds_pair_only_where_half_of_them_do():
+    """Two seeds in common of ten must not decide alone."""
+    old, new = {seed: 0.9 + seed / 1000 for seed in range(10)}, {seed: 0.8 + seed / 1000 for seed in range(8, 18)}
+    assert difference_of_means(old, new).method.startswith("Welch")
+    assert difference_of_means(old, old).method.startswith("paired")
+
+
+def test_the_same_over_all_seeds_is_no_noise():
+    """A result that no seed moves is compared exactly."""
+    same = dict.fromkeys(range(5), 0.9)
+    assert judge(RULE, same, same).word == "no difference"
+    assert judge(RULE, same, dict.fromkeys(range(5), 0.89)).word == "worse"
+
+
+def test_rows_that_do_not_belong_together_are_refused():
+    with pytest.raises(ValueError, match="3 rows of truth, 3 and 2 answers"):
+        difference_over_rows(np.zeros(3), np.zeros(3), np.zeros(2))
+    with pytest.raises(ValueError, match="'auc' is not known"):
+        difference_over_rows(np.zeros(3), np.zeros(3), np.zeros(3), score="auc")
+
+
+def test_the_interval_over_rows_holds_the_truth_as_often_as_it_says():
+    """300 samples of rows from one population: the 95 % interval misses its difference in about 5 %."""
+    random, missed = np.random.default_rng(5), 0
+    for number in range(300):
+        truth = random.integers(0, 3, 400)
+        old = np.where(random.random(400) < 0.8, truth, (truth + 1) % 3)
+        new = np.where(random.random(400) < 0.85, truth, (truth + 1) % 3)
+        apart = difference_over_rows(truth, old, new, "accuracy", seed=number)
+        missed += not apart.low <= 0.05 <= apart.high
+    assert 0.02 <= missed / 300 <= 0.085
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_rule_or_one_sentence(text):
+    try:
+        assert parse_rule("x", text).seeds >= 2
+    except BadSettings as refusal:
+        assert str(refusal).startswith("[metrics] x = ")
+
+
+def test_the_words_are_the_documented_ones():
+    assert set(error_rates(RULE, 0.0, 0.01, trials=1)) == set(VERDICTS)
