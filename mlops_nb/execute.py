@@ -628,7 +628,7 @@ def _conduct(execution: Execution, template: Template, arguments: Mapping[str, A
         try:
             runner.run(execution.start())
             _through_papermill(template, arguments, execution, runner)
-            if hold and execution.status == "failed" and not kernel.exit:
+            if hold and execution.status == "failed" and isinstance(kernel, Kernel) and not kernel.exit:
                 held = kernel.attach
         except KeyboardInterrupt:  # before the signals are handled
             execution._ended("interrupted", "KeyboardInterrupt", "interrupted by Ctrl-C")

@@ -68,7 +68,7 @@ def reproduce(
     display = Display()
     display.step(name or "published")
     options: dict[str, Any] = {"here": here, "fresh": fresh, "timeout_s": timeout, "on_progress": display.progress}
-    options["on_line"] = lambda line: print(f"{display.title}: {line}", file=sys.stderr)
+    options["on_line"] = lambda line: print(f"{name or 'published'}: {line}", file=sys.stderr)
     if published:
         found = reproduce_published(name, on_end=lambda one: None if as_json else _print_reproduction(one), **options)
         page, _ = write_report_of_all(found, report, badge)

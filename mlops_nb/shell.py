@@ -108,7 +108,8 @@ def _classes() -> SimpleNamespace:
         """What displays and streams are sent through: to the link, or to a list as long as there is none."""
 
         def __init__(self, session: Any):
-            self.session, self.socket, self.link = session, object(), None
+            self.session, self.socket = session, object()
+            self.link: Link | None = None
             self.kept: list[list] = []
             self.background_socket = BackgroundSocket(self)
             self.streams: list[Any] = []
@@ -147,7 +148,7 @@ def _classes() -> SimpleNamespace:
             else:
                 self._hand_over(packed(IOPUB, parts))
 
-        _really_send = send_multipart
+        _really_send = send_multipart  # type: ignore[assignment]
 
         def _hand_over(self, message: bytes) -> None:
             """Give a message to the process that this one was forked from; a long one as a file."""
@@ -629,7 +630,8 @@ class Client:
         self.shell_channel, self.iopub_channel = _Channel(self), _Channel(self)
         self.ready = asyncio.get_running_loop().create_future()
         self.ended = asyncio.Event()  # nothing more will come
-        self._end, self._writer = end, None
+        self._end = end
+        self._writer: asyncio.StreamWriter | None = None
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
