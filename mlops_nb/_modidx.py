@@ -563,7 +563,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlops_nb.kernel._short_folder': ('kernel.html#_short_folder', 'mlops_nb/kernel.py'),
                                  'mlops_nb.kernel.explain_exit': ('kernel.html#explain_exit', 'mlops_nb/kernel.py'),
                                  'mlops_nb.kernel.preloaded': ('kernel.html#preloaded', 'mlops_nb/kernel.py')},
-            'mlops_nb.kernels': { 'mlops_nb.kernels._modules': ('kernels.html#_modules', 'mlops_nb/kernels.py'),
+            'mlops_nb.kernels': { 'mlops_nb.kernels._named': ('kernels.html#_named', 'mlops_nb/kernels.py'),
                                   'mlops_nb.kernels._servers': ('kernels.html#_servers', 'mlops_nb/kernels.py'),
                                   'mlops_nb.kernels.install': ('kernels.html#install', 'mlops_nb/kernels.py'),
                                   'mlops_nb.kernels.list_servers': ('kernels.html#list_servers', 'mlops_nb/kernels.py'),
