@@ -1426,6 +1426,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mlops_nb.template._raw_cells': ('template.html#_raw_cells', 'mlops_nb/template.py'),
                                    'mlops_nb.template._resolve': ('template.html#_resolve', 'mlops_nb/template.py'),
                                    'mlops_nb.template._role': ('template.html#_role', 'mlops_nb/template.py'),
+                                   'mlops_nb.template._segment': ('template.html#_segment', 'mlops_nb/template.py'),
                                    'mlops_nb.template._tidy': ('template.html#_tidy', 'mlops_nb/template.py'),
                                    'mlops_nb.template._type': ('template.html#_type', 'mlops_nb/template.py'),
                                    'mlops_nb.template._type_of': ('template.html#_type_of', 'mlops_nb/template.py'),
