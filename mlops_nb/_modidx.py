@@ -600,6 +600,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mlops_nb.plain.plain': ('plain.html#plain', 'mlops_nb/plain.py'),
                                 'mlops_nb.plain.unwrap': ('plain.html#unwrap', 'mlops_nb/plain.py')},
             'mlops_nb.proving': { 'mlops_nb.proving._print_reproduction': ('proving.html#_print_reproduction', 'mlops_nb/proving.py'),
+                                  'mlops_nb.proving.board': ('proving.html#board', 'mlops_nb/proving.py'),
                                   'mlops_nb.proving.gate': ('proving.html#gate', 'mlops_nb/proving.py'),
                                   'mlops_nb.proving.publish': ('proving.html#publish', 'mlops_nb/proving.py'),
                                   'mlops_nb.proving.report': ('proving.html#report', 'mlops_nb/proving.py'),

@@ -22,6 +22,7 @@ TOOLS = {
     "jupyter_client": "kernel",
     "jupyter_core": ("kernel", "kernelspec"),
     "nbclient": "execute",
+    "nbconvert": "board",
     "nbformat": "execute",
     "packaging": "environment",
     "papermill": "execute",
