@@ -8,6 +8,7 @@ __all__ = ['MOST_TEXT', 'MOST_ROWS', 'MOST_CHARACTERS', 'LARGEST_NOTEBOOK', 'MOS
 
 # %% ../nbs/72_board.ipynb #72-board-02
 import json
+import logging
 import os
 import re
 import warnings
@@ -101,11 +102,11 @@ nav a{text-decoration:none}nav a:hover{text-decoration:underline}nav a[aria-curr
 .cards>li{border:1px solid var(--line);border-radius:.5rem;padding:.7rem .9rem}.cards a{font-weight:600}
 .bar{display:flex;gap:2px;height:.5rem;margin:.5rem 0 .3rem}.bar span{background:currentColor;border-radius:2px;min-width:.3rem}
 #filters{display:flex;flex-wrap:wrap;gap:.7rem;align-items:end;background:var(--panel);border-radius:.5rem;padding:.8rem .9rem;margin:1rem 0 .4rem}
-#filters label{display:grid;gap:.15rem;font-size:.85rem;color:var(--faint);flex:1 1 9rem}#filters .search{flex-basis:100%}#filters label[hidden]{display:none}
+#filters .field{display:grid;gap:.15rem;font-size:.85rem;color:var(--faint);flex:1 1 9rem}#filters .search{flex-basis:100%}#filters .field[hidden]{display:none}
 input,select,button{font:inherit;color:var(--ink);background:var(--back);border:1px solid var(--faint);border-radius:.35rem;padding:.3rem .55rem;min-width:0;width:100%}
 input,select,#filters button{font-size:.92rem;height:2.2rem}button{width:auto;cursor:pointer}button:disabled{color:var(--faint);cursor:default;border-color:var(--line)}
 #count{font-weight:600;margin:.9rem 0 .3rem;scroll-margin-top:1rem}#pager{display:flex;gap:.8rem;align-items:center;margin:1rem 0}#pager[hidden]{display:none}
-.runs{width:100%;font-size:.92rem}.runs th{vertical-align:bottom}.runs th button{border:0;padding:.1rem 0;background:none;font-weight:600;text-align:left}.runs th button:hover{text-decoration:underline}
+.runs{width:100%;font-size:.92rem}.runs th{vertical-align:bottom}.runs th button{border:0;padding:0;background:none;font-weight:600;text-align:left}.runs th button:hover{text-decoration:underline}
 .runs td{white-space:nowrap;padding-right:1.2rem}.runs td .error{white-space:normal;overflow-wrap:anywhere;color:var(--faint);font-size:.85rem;max-width:24rem;max-height:4.5em;overflow:hidden}.runs td.words{white-space:normal;min-width:14rem;overflow-wrap:anywhere}.runs tbody tr:hover{background:var(--panel)}
 .chip::before{content:"";display:inline-block;width:.55em;height:.55em;border-radius:50%;background:currentColor;margin-right:.4em}
 .graph{margin:.8rem 0}.graph svg{max-width:none;height:auto}code{font-size:.9em;overflow-wrap:anywhere}.digest{color:var(--faint)}
@@ -113,7 +114,7 @@ input,select,#filters button{font-size:.92rem;height:2.2rem}button{width:auto;cu
 #all[hidden]{display:none}details.help{font-size:.9rem;border:0;padding:0;margin:.2rem 0}kbd{font-family:ui-monospace,monospace;font-size:.85em;border:1px solid var(--line);border-radius:.25rem;padding:0 .3em}
 @media(max-width:44rem){.runs thead{display:none}.runs,.runs tbody{display:block}.runs tr{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:0 1rem;border:1px solid var(--line);border-radius:.5rem;padding:.5rem .8rem;margin:.6rem 0}
 .runs td{display:flex;justify-content:space-between;gap:.6rem;border:0;padding:.12rem 0;min-width:0;overflow-wrap:anywhere;white-space:normal}.runs td:first-child{grid-column:1/-1;display:block;font-weight:600}.runs td .error{font-weight:400;max-width:none}.runs td.words{min-width:0;text-align:right}
-.runs td:not(:first-child)::before{content:attr(data-label);color:var(--faint)}.runs td.none{display:none}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}}
+.runs td:not(:first-child)::before{content:attr(data-label);color:var(--faint);flex:none;max-width:60%}.runs td.none{display:none}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}}
 .sides>details{margin:.5rem 0}figure{margin:.4rem 0}
 """
 
@@ -303,11 +304,11 @@ _SCRIPT = r"""
 _SHELL = """
 <section id="all" hidden aria-label="Runs">
 <form id="filters" role="search">
-<label class="search">Search<input id="q" type="search" placeholder="adam hidden=64 score&gt;0.9" autocomplete="off" spellcheck="false" aria-describedby="count"></label>
-<label>Status<select id="status"><option value="">all</option></select></label>
-<label>Step<select id="step"><option value="">all</option></select></label>
-<label>Pipeline<select id="pipeline"><option value="">all</option></select></label>
-<label>Sort by<select id="sort"></select></label>
+<div class="field search"><label for="q">Search</label><input id="q" type="search" placeholder="adam hidden=64 score&gt;0.9" autocomplete="off" spellcheck="false" aria-describedby="count"></div>
+<div class="field"><label for="status">Status</label><select id="status"><option value="">all</option></select></div>
+<div class="field"><label for="step">Step</label><select id="step"><option value="">all</option></select></div>
+<div class="field"><label for="pipeline">Pipeline</label><select id="pipeline"><option value="">all</option></select></div>
+<div class="field"><label for="sort">Sort by</label><select id="sort"></select></div>
 <button id="way" type="button" title="turn the order round"></button>
 <button id="clear" type="button">Clear</button>
 </form>
@@ -422,6 +423,29 @@ img,svg{max-width:100%;height:auto;background:#fff}table{border-collapse:collaps
 """
 
 
+_TAGS = {
+    *("a", "b", "blockquote", "br", "caption", "code", "dd", "del", "details", "div", "dl", "dt", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img", "kbd", "li", "ol"),
+    *("p", "pre", "s", "small", "span", "strong", "sub", "summary", "sup", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "u", "ul"),
+}  # fmt: skip
+
+
+def _cleaned(source: str | bytes) -> str:
+    """Return HTML with nothing in it that could run, load or cover anything."""
+    import bleach
+
+    text = source.decode() if isinstance(source, bytes) else str(source)
+    text = re.sub(r"<(style|script).*?</\s*>", "", text, flags=re.DOTALL | re.IGNORECASE)  # else their text would be shown
+    return bleach.clean(text, tags=_TAGS, attributes=_is_harmless, protocols={"http", "https", "mailto", "data"}, strip=True)
+
+
+def _is_harmless(tag: str, name: str, value: str) -> bool:
+    if tag == "a" and name == "href":
+        return not value.strip().lower().startswith("data:")
+    if tag == "img" and name == "src":
+        return value.startswith("data:image/")
+    return name in ("class", "alt", "title", "colspan", "rowspan", "width", "height", "align")
+
+
 def _shown_notebook(file: Path) -> str | None:
     """Return an executed notebook as a frame; None where nbconvert is not installed, or cannot show it."""
     if file.stat().st_size > LARGEST_NOTEBOOK:
@@ -430,7 +454,9 @@ def _shown_notebook(file: Path) -> str | None:
         from nbconvert import HTMLExporter
 
         with warnings.catch_warnings(action="ignore"):  # it names each output that it does not know
-            body, _ = HTMLExporter(template_name="basic", sanitize_html=True).from_filename(str(file))
+            exporter = HTMLExporter(template_name="basic", sanitize_html=True, log=logging.Logger("nbconvert", logging.CRITICAL))
+            exporter.register_filter("clean_html", _cleaned)  # nbconvert's own lets no heading through, and no head of a table
+            body, _ = exporter.from_filename(str(file))
     except Exception:  # a notebook of another time, or none at all: then the link is what there is
         return None
     head = f'<meta http-equiv="Content-Security-Policy" content="{ALLOWED}"><style>{_NOTEBOOK_STYLE}</style>'
@@ -744,9 +770,9 @@ def write_board(
     members = {id: sweep.id for sweep in reversed(searched) for id in sweep.runs}
     head = f"{_nav('Runs', sections)}<h1>{_text(settings.root.name)}</h1>" + (f'<ul class="cards" aria-label="Pipelines">{"".join(map(_card, lines))}</ul>' if lines else "")
     pages = {"board.css": STYLE + _STYLE, "index.html": list_page(settings.root.name, columns_of(found, members), head)}
-    for name, there, make in (("pipelines", lines, _pipelines_page), ("sweeps", searched, _sweeps_page), ("comparisons", compared, _comparisons_page)):
-        if there:
-            pages[f"{name}.html"] = make(there, sections)
+    pages |= {"pipelines.html": _pipelines_page(lines, sections)} if lines else {}
+    pages |= {"sweeps.html": _sweeps_page(searched, sections)} if searched else {}
+    pages |= {"comparisons.html": _comparisons_page(compared, sections)} if compared else {}
     for name, text in pages.items():
         writer.put(name, digest_bytes(text.encode()), partial(_without, str, text))
     removed = writer.finish()

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 TOOLS = {
     "IPython": "result",
     "annotated_types": "template",
+    "bleach": "board",
     "fsspec": "remote",
     "jupyter_client": "kernel",
     "jupyter_core": ("kernel", "kernelspec"),
