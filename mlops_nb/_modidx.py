@@ -106,6 +106,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mlops_nb.board._result': ('board.html#_result', 'mlops_nb/board.py'),
                                 'mlops_nb.board._sentences': ('board.html#_sentences', 'mlops_nb/board.py'),
                                 'mlops_nb.board._shown_notebook': ('board.html#_shown_notebook', 'mlops_nb/board.py'),
+                                'mlops_nb.board._size': ('board.html#_size', 'mlops_nb/board.py'),
                                 'mlops_nb.board._steps': ('board.html#_steps', 'mlops_nb/board.py'),
                                 'mlops_nb.board._sweep': ('board.html#_sweep', 'mlops_nb/board.py'),
                                 'mlops_nb.board._sweeps_page': ('board.html#_sweeps_page', 'mlops_nb/board.py'),

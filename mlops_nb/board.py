@@ -807,7 +807,7 @@ def _to_show(found: Iterable[Run], store: Path, notebooks: int) -> Iterator[tupl
 
 
 def _read_manifest(folder: Path) -> dict[str, list]:
-    """Return stamp and environments by the name of each file that was written. Raises `BadArgument` where the folder is not a board."""
+    """Return stamp, size and environments by the name of each file that was written. Raises `BadArgument` where the folder is not a board."""
     if not folder.exists() or not any(folder.iterdir()):
         return {}
     try:
@@ -830,36 +830,43 @@ class _Writer:
 
     def put(self, name: str, stamp: str, make: Callable[[], tuple[str, list[str]]]) -> None:
         stamp, was = digest_bytes(f"{self.version} {stamp}".encode())[:16], self.known.get(name)
-        if was is None or was[0] != stamp or not (self.folder / name).exists():
+        if was is None or was[0] != stamp or was[1] != _size(self.folder / name):
             if not self.known and not self.written:
                 self._save({})  # from here on the folder is a board, also where this is interrupted
             text, environments = make()
-            self._write(self.folder / name, text)
+            size_bytes = self._write(self.folder / name, text.encode(errors="backslashreplace"))
             self.written += 1
-            was = [stamp, environments]
+            was = [stamp, size_bytes, environments]
         self.kept[name] = was
-        self.environments.update(was[1])
+        self.environments.update(was[2])
 
     def finish(self) -> int:
         """Delete what is no longer there; return how many files."""
         gone = [name for name in self.known if name not in self.kept and re.fullmatch(r"[\w-]+\.(html|css)|(runs|environments|comparisons)/[^/]+\.html", name)]
         for name in gone:
             (self.folder / name).unlink(missing_ok=True)
-        if self.written and hasattr(os, "sync"):
-            os.sync()  # once, and not for each of ten thousand files: that took 70 of 100 s
         if self.kept != self.known:
             self._save(self.kept)
         return len(gone)
 
-    def _write(self, file: Path, text: str) -> None:
+    def _write(self, file: Path, data: bytes) -> int:
+        """Write a file whole, without waiting for the disk: a page that a crash of the machine cut off has another size, and is written again."""
         beside = file.with_name(f".part-{os.getpid()}-{file.name}"[:200])
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+            beside.write_bytes(data)
             os.replace(beside, file)
         except OSError as error:
             beside.unlink(missing_ok=True)
             raise BadStore(f"cannot write {file}: {error.strerror or error}. Nothing was changed there.") from error
+        return len(data)
 
     def _save(self, pages: dict[str, list]) -> None:
         write_whole(self.folder / _MANIFEST, dump({"format": _FORMAT, "pages": pages}, sort=False) + "\n")
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None

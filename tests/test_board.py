@@ -225,6 +225,7 @@ def test_a_hostile_run_does_nothing(tmp_path, watched):
         frame = page.frame_locator("iframe.notebook")
         assert frame.locator("h1").inner_text().startswith("Title") and "kept" in frame.locator("body").inner_text()
         assert page.evaluate("window.struck") is None and page.locator("img").count() == 0
+        assert page.locator("iframe.notebook").get_attribute("sandbox") == "" and page.locator("iframe.notebook").evaluate("frame => frame.contentDocument") is None
         assert frame.locator("script, link, iframe, svg, [src]:not([src^='data:image/']), [onerror], [href^=javascript]").count() == 0
         page.go_back()
     assert page.evaluate("window.struck") is None and page.locator("#all img").count() == 0 and one.wrong == []
@@ -283,7 +284,8 @@ def test_building_again_writes_what_changed(tmp_path):
     less = write_board(board, root)
     assert (less.written, less.removed) == (1, 1) and not (board / "runs" / f"{record(9)['id']}.html").exists() and (board / "runs" / "mine.txt").exists()
     (board / "runs" / f"{record(0)['id']}.html").unlink()
-    assert write_board(board, root).written == 1, "a page that somebody deleted comes back"
+    (board / "runs" / f"{record(1)['id']}.html").write_text("")
+    assert write_board(board, root).written == 2, "a page that somebody deleted, or that a crash cut off, comes back"
     assert not list(board.rglob(".part-*"))
 
 
@@ -295,7 +297,7 @@ def test_a_folder_that_is_no_board_is_refused(tmp_path):
     with pytest.raises(BadArgument, match="holds files, and no board"):
         write_board(tmp_path / "site", root)
     assert [file.name for file in (tmp_path / "site").iterdir()] == ["index.html"]
-    (tmp_path / "site" / ".board.json").write_text(json.dumps({"format": 1, "pages": {"../project/settings.ini": ["", []], "runs/../../project/settings.ini": ["", []]}}))
+    (tmp_path / "site" / ".board.json").write_text(json.dumps({"format": 1, "pages": {"../project/settings.ini": ["", 0, []], "runs/../../project/settings.ini": ["", 0, []]}}))
     write_board(tmp_path / "site", root)
     assert (root / "settings.ini").exists(), "a manifest that was tampered with deletes nothing elsewhere"
 
