@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 TOOLS = {
     "IPython": ("result", "steps"),
     "annotated_types": "template",
+    "bleach": "board",
     "dask": "cluster",
     "distributed": "cluster",
     "fsspec": "remote",
@@ -25,6 +26,7 @@ TOOLS = {
     "jupyter_client": ("shell", "provision", "kernel", "kernels"),
     "jupyter_core": ("provision", "kernel", "kernelspec"),
     "nbclient": "execute",
+    "nbconvert": "board",
     "nbformat": "execute",
     "optuna": "search",
     "packaging": "environment",
