@@ -25,10 +25,12 @@ TOOLS = {
     "nbformat": "execute",
     "packaging": "environment",
     "papermill": "execute",
-    "pydantic": "template",
+    "pydantic": ("template", "comment"),
     "pyflakes": "lint",
+    "requests": "post",
     "rich": "terminal",
     "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "cli"),  # a command declares its own options
+    "urllib3": "post",
 }
 ANYWHERE = {"PIL", "matplotlib", "numpy", "pandas", "psutil", "scipy"}  # used as the standard library is
 NOWHERE = {"fastcore", "nbdev"}  # they write the package; it does not need them
