@@ -230,7 +230,7 @@ class Hub:
         write_event(file, commit, run=self.runs, event=event)
         told = {**json.loads(file.read_text()), "repository": {"default_branch": "main"}}
         actions = {"actions/checkout": self.checkout, "actions/setup-python": lambda *_: None, "Install": lambda folder, _: subprocess.run(["make", "--quiet", ".venv/.installed"], cwd=folder, check=True)}
-        folder = self.folder / f"post-{self.runs}"
+        folder = self.folder / f"post-{len(list(self.folder.glob('post-*')))}"
         variables = {"GITHUB_API_URL": self.forge.url, "GITHUB_REPOSITORY": "someone/stars", "GITHUB_EVENT_PATH": str(file), "GITHUB_REF": "refs/heads/main"}
         machine = Machine(folder, "report-post.yml", {"github": {"event": told, "token": TOKEN, "workflow": "report-post"}}, actions, **variables)
         return machine.run(), machine
@@ -258,7 +258,7 @@ def test_a_pull_request_from_a_fork_from_its_first_comment_to_its_last(hub):
     assert (hub.forge.statuses[-1]["commit"], hub.forge.statuses[-1]["state"]) == (worse, "failure")
 
     again = hub.push("nbs/pipelines/stars/fitting.py", "def rate_of(rate):\n    return rate\n")
-    assert hub.post(worse)[1].output.startswith("nothing is posted:")  # it was overtaken
+    assert hub.post(worse)[1].output.startswith("nothing is posted: ")  # it was overtaken
     passed, machine = hub.report(again)
     assert passed is True, machine.output
     posted, machine = hub.post(again)
