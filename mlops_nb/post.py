@@ -89,6 +89,8 @@ def _checked(entries: list[zipfile.ZipInfo]) -> zipfile.ZipInfo:
             continue
         if name not in NAMES or kind not in (0, stat.S_IFREG):
             raise BadReport(f"the zip has {_shown(entry.filename)} in it{', a link' if kind == stat.S_IFLNK else ''}, and only files called {', '.join(NAMES)} belong there; nothing is posted.")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others can ask for gigabytes of memory
+            raise BadReport(f"{name} is packed in an unusual way; nothing is posted.")
         if name in found:
             raise BadReport(f"the zip has two files called {name}; nothing is posted.")
         if entry.file_size > MOST_RATIO * max(entry.compress_size, 1000):

@@ -15,13 +15,13 @@ TOKEN = "ghs_0123456789secret0123456789"
 BOT = {"login": "github-actions[bot]", "id": 41898282}
 
 
-def packed(files, links=()):
+def packed(files, links=(), kind=zipfile.ZIP_DEFLATED):
     """Return a zip of these files; those named in `links` are symbolic links to what they hold."""
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             entry = zipfile.ZipInfo(name)
-            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.compress_type = kind
             entry.external_attr = ((stat.S_IFLNK if name in links else stat.S_IFREG) | 0o644) << 16
             archive.writestr(entry, content)
     return held.getvalue()
@@ -63,7 +63,7 @@ class Forge:
             app.add_url_rule(rule, f"{method} {rule}", function, methods=[method])
         self.server = make_server("127.0.0.1", 0, app, threaded=True)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
         self.thread.start()
 
     def close(self):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -256,6 +257,8 @@ HOSTILE = {
     "symbolic link": (lambda: packed({"report.json": "/proc/self/environ"}, links=["report.json"]), "'report.json' in it, a link"),
     "bomb": (bomb, "would grow from"),
     "lying bomb": (lying, "nothing is posted"),
+    "unusual packing": (lambda: packed({"report.json": write_statement(SAID)}, kind=zipfile.ZIP_LZMA), "is packed in an unusual way"),
+    "two of a name": (lambda: packed({"report/report.json": write_statement(SAID), "report.json": write_statement(SAID)}), "two files called report.json"),
     "many files": (many, "only files called"),
     "huge": (lambda: b"PK" + b"\0" * MOST_ZIP, "and a report has 30,000,000 at most"),
     "no zip": (lambda: b"<html>", "not a zip that can be read"),
