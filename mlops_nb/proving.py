@@ -124,9 +124,15 @@ def report(
     against: Annotated[str | None, typer.Option("--against", metavar="REVISION", help="A revision with published results, or a run. Default: as settings.ini says, or main.")] = None,
     judged: Annotated[bool, typer.Option("--gate/--no-gate", help="Whether to ask the gate, which runs what it needs. Default: where settings.ini has rules.")] = True,
     max_seeds: Annotated[int | None, typer.Option("--max-seeds", min=2, help="The most seeds of each side.")] = None,
-    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Where report.html and report.md go.")] = Path("report"),
+    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Where report.html, report.md and report.json go.")] = Path("report"),
+    post: Annotated[str | None, typer.Option("--post", metavar="ARTIFACT", help="Run nothing; put this report, a folder or a zip, on its pull request. 'uploaded': the one of the run that the event of a workflow tells of.")] = None,
 ) -> None:
     """Write one page and one comment that say whether the working tree is better than a revision, and why."""
+    if post is not None:
+        from mlops_nb.post import post_report
+
+        print(post_report(post, on_line=lambda line: print(line, file=sys.stderr)))
+        return
     from mlops_nb.compare import compare
     from mlops_nb.gate import gate as hold
     from mlops_nb.graph import pipelines, read_graph

@@ -31,12 +31,14 @@ TOOLS = {
     "optuna": "search",
     "packaging": "environment",
     "papermill": "execute",
-    "pydantic": "template",
+    "pydantic": ("template", "comment"),
     "pyflakes": "lint",
+    "requests": "post",
     "rich": "terminal",
     "tornado": "shell",
     "traitlets": ("provision", "shell"),
     "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "kernels", "cli"),  # a command declares its own options
+    "urllib3": "post",
     "zmq": "shell",
 }
 ANYWHERE = {"PIL", "matplotlib", "numpy", "pandas", "psutil", "scipy"}  # used as the standard library is
