@@ -281,11 +281,20 @@ def _python_parameters(source: str, where: str) -> Iterator[Parameter]:
         raise BadContract(f"{where}: the `parameters` cell is not valid Python: {error.msg} in line {error.lineno}: {line}") from None
     comments = _comments(source)
     known: list[str] = []
+    lines = [*io.StringIO(source, newline="")]  # as Python counts them
     for statement in tree.body:
         for name, annotation, value in _assignments(statement):
-            written = value and ast.get_source_segment(source, value)
+            written = value and _written(lines, value)
             yield _parameter(name, annotation, value, written, _comment_of(statement, *comments), where, known)
             known.append(name)
+
+
+def _written(lines: list[str], value: ast.expr) -> str:
+    """Return the source of an expression; `ast.get_source_segment` takes the whole cell apart for each."""
+    own = [line.encode() for line in lines[value.lineno - 1 : value.end_lineno]]
+    own[-1] = own[-1][: value.end_col_offset]
+    own[0] = own[0][value.col_offset :]
+    return b"".join(own).decode()
 
 
 def _assignments(statement: ast.stmt) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
