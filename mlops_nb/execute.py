@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlops_nb.shell
@@ -684,11 +685,23 @@ def _without_unused() -> Iterator[None]:
     """Import without what papermill and jsonschema import where it is there, and do not need here."""
     names = [name for name in _UNUSED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(names))  # importing them now raises ImportError, which both expect
+    if "papermill.s3" not in sys.modules:  # it imports boto3, for most of a second
+        names.append("papermill.s3")
+        sys.modules["papermill.s3"] = _LaterS3("papermill.s3")
     try:
         yield
     finally:
         for name in names:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
+
+
+class _LaterS3(ModuleType):
+    @staticmethod
+    def S3(*arguments: Any) -> Any:
+        """Be what papermill reads and writes s3:// addresses with, imported when it is used."""
+        from papermill.s3 import S3
+
+        return S3(*arguments)
 
 
 def _reproducible(template: Template) -> dict[str, str]:
