@@ -18,7 +18,7 @@ write_binder = .venv/bin/python -c 'from mlops_nb.image import write_binder; wri
 # A link in the notebook starts at nbs/, and one in README.md at the root.
 write_readme = .venv/bin/jupyter nbconvert --log-level WARN --to markdown --stdout nbs/index.ipynb | sed -E 's!(\]\(|src=")\.\./!\1!g' > README.md
 
-.PHONY: help run publish test lab bench lock generate binder readme check-generated clean
+.PHONY: help run publish test test-long lab bench lock generate binder readme check-generated clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -48,6 +48,9 @@ test: .venv/.installed-test  ## check everything: generated files, style, types,
 	@.venv/bin/pytest --quiet --nbval --nbval-current-env nbs/tutorials
 	$(call title,Tests)
 	@.venv/bin/pytest --quiet --ignore tests/test_generated.py
+
+test-long: .venv/.installed-test  ## check what takes minutes: the study and a sweep of 200 trials, on a cluster as on this machine
+	.venv/bin/pytest -m long -s
 
 bench: .venv/.installed-test  ## compare with the peers, side by side
 	.venv/bin/python benchmarks

@@ -87,8 +87,12 @@ def work(
     order: Order,
     slots: Mapping[str, int],  # by host, how many runs there may be at once
     topic: str,  # of Dask's events, to which the caller listens
+    asked: str,  # Dask's name of this call
 ) -> Answer:
-    """Carry out an order; called by Dask in a thread of a worker, and the only function that it is given."""
+    """Carry out an order; called by Dask in a thread of a worker, and the only function that it is given.
+
+    The answer is told to the scheduler as well, where it outlives the worker: what a function returns stays on the worker until the caller fetches it.
+    """
     import distributed
 
     from mlops_nb.execute import Progress, Verdict
@@ -121,11 +125,15 @@ def work(
 
     with _one_run:
         if f"{topic} {order.name}" in _stops:
-            return Answer(error=("RunInterrupted", f"{order.name}: {_stops[f'{topic} {order.name}'][1]}, before it had begun"))
-        tell("began", process=this_process())
-        return execute_order(
-            order, os.environ, side_by_side=slots.get(host, 1), guard=guard, on_progress=on_progress, on_warning=lambda text: tell("warning", text=text),
-        )  # fmt: skip
+            answer = Answer(error=("RunInterrupted", f"{order.name}: {_stops[f'{topic} {order.name}'][1]}, before it had begun"))
+        else:
+            tell("began", process=this_process())
+            answer = execute_order(
+                order, os.environ, side_by_side=slots.get(host, 1), guard=guard, on_progress=on_progress, on_warning=lambda text: tell("warning", text=text),
+            )  # fmt: skip
+    if not answer.carried:  # a notebook is too much for the scheduler, which keeps what it is told
+        tell("answer", asked=asked, answer=asdict(answer))
+    return answer
 
 
 def stop_there(stops: Mapping[str, tuple[str, str]]) -> None:
@@ -225,9 +233,7 @@ class Cluster:
             if not self._attempts:
                 raise LookupError("there is no task to wait for; `add` one first.")
             try:
-                self._take(*self._events.get(timeout=0.5))
-            except queue.Empty:
-                pass
+                self._take_next()
             except KeyboardInterrupt:
                 if all(attempt.stopped for attempt in self._attempts.values()):
                     raise
@@ -252,8 +258,7 @@ class Cluster:
                 self._stop(dict.fromkeys(self._attempts, ("interrupted", "the command that asked for it ended")))
                 until_s = time.monotonic() + ENOUGH_S
                 while self._attempts and time.monotonic() < until_s and self._lost() is None:
-                    with suppress(queue.Empty):
-                        self._take(*self._events.get(timeout=0.5))
+                    self._take_next()
         except ClusterLost:
             pass
         finally:
@@ -283,6 +288,11 @@ class Cluster:
         if threads:
             self.watch.on_warning(f"{len(threads)} workers have more than one thread, and still run one task at a time; start them with --nthreads 1, and more of them.")
 
+    @property
+    def jobs(self) -> int:
+        """How many runs go on at once: one on each worker that there is now. Raises `ClusterLost`."""
+        return len(self._workers())
+
     def _workers(self) -> dict[str, dict]:
         try:
             return self._later(self._client.scheduler.identity(n_workers=-1)).result(LOST_S)["workers"]
@@ -307,20 +317,36 @@ class Cluster:
         for facts in workers.values():
             slots[facts["host"]] = slots.get(facts["host"], 0) + 1
         left = [address for address in workers if address not in attempt.refusals] if attempt.refusals else None
-        name = attempt.task.name
+        key = f"{attempt.task.name}-{uuid4().hex}"
         attempt.future = self._client.submit(
-            work, attempt.order, slots, self._topic, key=f"{name}-{uuid4().hex}", pure=False, resources=asked or None,
+            work, attempt.order, slots, self._topic, key, key=key, pure=False, resources=asked or None,
             priority=attempt.task.priority, workers=left, allow_other_workers=False,
         )  # fmt: skip
-        attempt.future.add_done_callback(lambda future: self._events.put(("ended", future)))
+        attempt.future.add_done_callback(lambda future: self._events.put(("ended", future.key)))
+
+    def _take_next(self) -> None:
+        """Wait half a second at most for an event, and take it. One that Ctrl-C breaks off is taken once more."""
+        try:
+            event = self._events.get(timeout=0.5)
+        except queue.Empty:
+            return
+        try:
+            self._take(*event)
+        except KeyboardInterrupt:
+            self._events.put(event)
+            raise
 
     def _take(self, kind: str, what: Any) -> None:
         if kind == "event":
             self._hear(what)
-            return
-        attempt = next((attempt for attempt in self._attempts.values() if attempt.future is what), None)
-        if attempt is not None:
+        elif kind == "ended" and (attempt := self._asked(what)) is not None:
             self._conclude(attempt)
+        elif kind == "fetched" and (attempt := self._asked(what[0])) is not None:
+            self._judge(attempt, what[1], attempt.processes[-1][0] if attempt.processes else "a worker")
+
+    def _asked(self, key: str) -> Attempt | None:
+        """Return the attempt that Dask knows by a key; None where it has an answer already, or was given anew."""
+        return next((attempt for attempt in self._attempts.values() if attempt.future.key == key), None)
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         attempt = self._attempts.get(message["task"])
@@ -337,6 +363,8 @@ class Cluster:
             from mlops_nb.execute import Progress
 
             self.watch.on_progress(attempt.task.name, Progress(**message["facts"]))
+        elif message["kind"] == "answer" and attempt.future.key == message["asked"]:
+            self._judge(attempt, Answer(**message["answer"]), message["worker"])
 
     def _settle(self, attempt: Attempt) -> None:
         """Say `lost` of what workers had begun that the scheduler has lost since."""
@@ -348,7 +376,7 @@ class Cluster:
     def _conclude(self, attempt: Attempt) -> None:
         from distributed import KilledWorker
 
-        future, name, settings = attempt.future, attempt.task.name, read_settings(attempt.order.root)
+        future, name = attempt.future, attempt.task.name
         if future.status in ("cancelled", "lost"):
             if not attempt.stopped:
                 raise self._gone("the connection to the scheduler was lost")
@@ -362,10 +390,21 @@ class Cluster:
             else:
                 self._end(attempt, None, BadWorker(f"{name}: a worker could not begin it: {type(problem).__name__}: {problem}. Has it the same mlops_nb as you?"))
         else:
-            self._judge(attempt, future.result(), settings)
+            self._fetch(future)
 
-    def _judge(self, attempt: Attempt, answer: Answer, settings: Settings) -> None:
-        worker = attempt.processes[-1][0] if attempt.processes else "a worker"
+    def _fetch(self, future: Any) -> None:
+        """Ask the worker for an answer, without waiting: it may be dead, and Dask then has it made anew; or stand still."""
+
+        def note(fetched: Any) -> None:
+            if fetched.cancelled() or fetched.exception() is not None:
+                self._client.loop.call_later(EVERY_S, self._events.put, ("ended", future.key))  # it is looked at once more
+            else:
+                self._events.put(("fetched", (future.key, fetched.result()[0])))
+
+        self._later(self._client._gather([future])).add_done_callback(note)
+
+    def _judge(self, attempt: Attempt, answer: Answer, worker: str) -> None:
+        settings = read_settings(attempt.order.root)
         try:
             if answer.lacking and not set(answer.lacking) <= attempt.sent:
                 send_inputs(attempt.order, list(answer.lacking), settings, shared_store(settings))

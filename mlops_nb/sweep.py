@@ -24,7 +24,7 @@ from .key import Key
 from .mask import Mask
 from .plain import dump, is_number
 from .record import Run, now
-from .resources import count_cores, needs_of
+from .resources import needs_of
 from .search import search_in
 from .settings import Settings, read_settings, under
 from .space import Axis, Choices, Range, first_of, make_space
@@ -196,11 +196,11 @@ class _Conductor:
         self._save()
         watch = Watch(on_progress=self._progress, on_warning=self.watch.on_warning)
         with make_pool(watch) if make_pool is not None else Jobs(jobs, watch) as self.pool:
-            slots = getattr(self.pool, "jobs", None) or jobs or count_cores()
             tasks = self._tasks()
-            room = slots if self.search.learns else 2 * slots if hasattr(self.pool, "jobs") else 1000  # a cluster may be large
             try:
                 while True:
+                    slots = self.pool.jobs or 1  # of a cluster, it changes
+                    room = slots if self.search.learns else 2 * slots
                     while len(self.out) < room and not self.interrupted and (task := next(tasks, None)) is not None:
                         self.pool.add(task)
                     if not self.out:

@@ -2,15 +2,18 @@
 
 import json
 import os
+import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from making import command, write_notebook, write_project
 
@@ -29,8 +32,11 @@ WRITES = (
     'stars = Input("data/stars.csv")\nmodel = Output("models/mean")\nfactor: float = 1.0',
     'mean = sum(map(float, open(stars))) / 2 * factor\nopen(model, "w").write(str(mean))\nglue("mean", mean)',
 )
-# Under pytest ipykernel does not hear C-level output; and the workers of a test are no continuous integration.
-BARE = {name: value for name, value in os.environ.items() if name not in ("PYTEST_CURRENT_TEST", "CI")}
+
+
+def bare() -> dict[str, str]:
+    """Return the environment for processes. Under pytest ipykernel does not hear C-level output; and the workers of a test are no continuous integration."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTEST_CURRENT_TEST", "CI")}
 
 
 class Processes:
@@ -52,7 +58,7 @@ class Processes:
         place = self.folder / "place"  # where workers keep what they do not share
         words = (sys.executable, "-m", "dask", *map(str, words), *(("--local-directory", str(place)) if words[0] == "worker" else ()))
         with open(self.folder / f"{time.monotonic_ns()}.log", "w") as log:
-            return subprocess.Popen(words, env={**BARE, **variables}, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            return subprocess.Popen(words, env={**bare(), **variables}, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def close(self) -> None:
         for process in (*self.workers, self.scheduler):
@@ -114,14 +120,14 @@ def test_every_run_succeeds_once_although_one_worker_is_killed_and_one_is_stoppe
     first, second, _ = (processes.worker() for _ in range(3))
     begun = []
     with cluster(processes, 3, on_progress=lambda name, progress: begun.append(name)) as pool:
-        for task in trials(project / "square.ipynb", RUNS, seconds=0.2):
+        for task in trials(project / "square.ipynb", RUNS, seconds=0.1):
             pool.add(task)
         ended = [pool.next() for _ in range(RUNS // 4)]
         running = {record["process"]["pid"] for record in [one.record for one in runs_in(project / "runs", status="running")]}
         until(lambda: first.pid in {one.record["process"]["pid"] for one in runs_in(project / "runs", status="running")})
         first.kill()
         second.send_signal(signal.SIGSTOP)
-        ended += [pool.next() for _ in range(RUNS // 4)]
+        ended += [pool.next() for _ in range(RUNS // 10)]
         second.send_signal(signal.SIGCONT)
         ended += [pool.next() for _ in range(RUNS - len(ended))]
     assert running <= {worker.pid for worker in processes.workers}
@@ -133,9 +139,42 @@ def test_every_run_succeeds_once_although_one_worker_is_killed_and_one_is_stoppe
     other = project.parent / "other"
     shutil.copytree(project, other, ignore=shutil.ignore_patterns("runs"))
     with Jobs(2) as pool:
-        for task in trials(other / "square.ipynb", RUNS, seconds=0.2):
+        for task in trials(other / "square.ipynb", RUNS):
             pool.add(task)
         assert results(ended) == results([pool.next() for _ in range(RUNS)])
+
+
+def test_an_answer_outlives_its_worker(project, processes):
+    """What a worker said before it was killed, or stopped, is known: nothing waits for the worker, and nothing runs again."""
+    for end in (signal.SIGSTOP, signal.SIGKILL):
+        worker = processes.worker()
+        with cluster(processes, 1) as pool:
+            pool._events = events = queue.Queue()
+            pool.add(Task("square", project / "square.ipynb", {"n": end}, {"force": True}))
+            until(lambda: any(kind == "ended" for kind, _ in list(events.queue)))  # noqa: B023
+            worker.send_signal(end)
+            began = time.monotonic()
+            assert results([pool.next()]) == {"square": {"square": end**2}} and time.monotonic() - began < 20
+        worker.send_signal(signal.SIGCONT)
+        worker.kill()
+        worker.wait()
+    assert [one.status for one in runs_in(project / "runs")] == ["succeeded"] * 2
+
+
+def test_a_worker_that_is_killed_leaves_no_kernel(project, processes):
+    """The process that executed its cells ends with it; the run is lost."""
+    notebook = write_notebook(project / "long.ipynb", 'import os, time\nopen(file, "w").write(str(os.getpid()))\ntime.sleep(100)', parameters='file: str = ""')
+    worker, file = processes.worker(), project / "pid"
+    with cluster(processes, 1) as pool:
+        pool.add(Task("long", notebook, {"file": str(file)}))
+        until(lambda: file.exists() and file.read_text())
+        assert psutil.pid_exists(int(file.read_text()))
+        worker.kill()
+        worker.wait()
+        until(lambda: not psutil.pid_exists(int(file.read_text())), 10)
+        pool.stop("long", "interrupted", "no longer wanted")
+        assert isinstance(pool.next().error, RunInterrupted)
+    assert [one.status for one in runs_in(project / "runs")] == ["lost"]
 
 
 def write_clones(folder: Path, count: int) -> list[Path]:
@@ -168,6 +207,30 @@ def test_a_worker_that_shares_no_folder(tmp_path, processes):
         failed = pool.next()
     assert isinstance(failed.error, CellFailed) and "could not convert string to float" in str(failed.error)
     assert failed.run.status == "failed" and failed.run.notebook.exists() and failed.run.notebook.is_relative_to(here)
+
+
+def test_waiting_for_a_worker_that_stands_still_can_be_interrupted(tmp_path, processes):
+    """What a failed run left is fetched from its worker, if the two share no folder; that never keeps Ctrl-C from being heard, and goes on with the worker."""
+    here, there = write_clones(tmp_path, 2)
+    worker = processes.worker(MLOPS_NB_ROOT=str(there))
+    for root in (here, there):
+        (root / "data").mkdir()
+        (root / "data" / "stars.csv").write_text("none\n")
+    with cluster(processes, 1) as pool:
+        pool._events = events = queue.Queue()
+        pool.add(Task("mean", here / "nbs/pipelines/stars/20_mean.ipynb", {}))
+        until(lambda: any(kind == "ended" for kind, _ in list(events.queue)))
+        worker.send_signal(signal.SIGSTOP)
+        timers = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)) for seconds in (1, 2)]
+        with pytest.raises(KeyboardInterrupt):
+            for timer in timers:
+                timer.start()
+            pool.next()
+        for timer in timers:
+            timer.join()
+        worker.send_signal(signal.SIGCONT)
+        failed = pool.next()
+    assert isinstance(failed.error, CellFailed) and failed.run.notebook.exists()
 
 
 def test_a_worker_with_other_code_is_refused(tmp_path, processes):
@@ -268,7 +331,8 @@ def test_a_scheduler_that_does_not_answer(project, processes, monkeypatch):
         pool.next()
 
 
-def test_nobody_at_the_address(tmp_path):
+def test_nobody_at_the_address(monkeypatch):
+    monkeypatch.setattr(module, "CONNECT_S", 1.0)
     with pytest.raises(ClusterLost, match=r"no scheduler answers at tcp://127.0.0.1:9"):
         Cluster("tcp://127.0.0.1:9")
     with pytest.raises(BadArgument, match="local:4 for four workers here"):
@@ -314,7 +378,7 @@ def test_ctrl_c(tmp_path, processes):
     root = write_project(tmp_path / "project", STEPS)
     processes.worker()
     words = [sys.executable, "-m", "mlops_nb", "run", "--cluster", processes.file, "-p", "sleep.seconds=100"]
-    asked = subprocess.Popen(list(map(str, words)), cwd=root, env=BARE, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    asked = subprocess.Popen(list(map(str, words)), cwd=root, env=bare(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     until(lambda: runs_in(root / "runs", status="running", step="sleep"))
     time.sleep(2)
     asked.send_signal(signal.SIGINT)
