@@ -74,6 +74,7 @@ PEERS = {
     "forks that print": ("import os\nfor k in range(3):\n    if not (pid := os.fork()):\n        print('child', k, flush=True); os._exit(0)\n    os.waitpid(pid, 0)", "print('parent')"),
     "a daemon": ("import os, time\nif not os.fork():\n    os.setsid()\n    if os.fork(): os._exit(0)\n    time.sleep(0.3); os._exit(0)\nos.wait()[1]", "print('on')"),
     "signal handlers": ("import signal\nsignal.signal(signal.SIGUSR1, lambda n, f: print('caught'))\nsignal.raise_signal(signal.SIGUSR1)", "signal.signal(signal.SIGINT, signal.SIG_IGN)", "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on')", "signal.setitimer(signal.ITIMER_REAL, 0), signal.getsignal(signal.SIGCHLD), signal.pthread_sigmask(signal.SIG_BLOCK, [])"),
+    "options that pandas sets by where it is imported": ("import pandas as pd\npd.get_option('display.max_columns')", "pd.DataFrame({f'column {k}': [k] for k in range(30)})"),
     "what the process is": (
         "import os, resource, sys, locale\nos.umask(0o22), os.getcwd() == os.environ.get('PWD', ''), resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CORE)",
         "locale.getlocale(), sys.getfilesystemencoding(), sys.flags, sys.getrecursionlimit(), sys.getswitchinterval()", "os.sched_getaffinity(0), os.nice(0), os.isatty(0), os.isatty(1)",
