@@ -239,6 +239,15 @@ def _classes() -> SimpleNamespace:
                         with contextlib.suppress(OSError):
                             os.write(self._original_stdstream_copy, data)
 
+        def finish(self) -> None:
+            """Say what is left of bytes that are no text: at the end of a cell nobody completes them."""
+            if self._should_watch and os.getpid() == self._master_pid:
+                with not_interrupted(), self._turn:
+                    self.drain()
+                    text = self._decoder.decode(b"", True)
+                    if text:
+                        self.write(text)
+
         def flush(self) -> None:
             if self.pub_thread is not None:
                 with not_interrupted(), self._turn:
@@ -283,6 +292,13 @@ def _classes() -> SimpleNamespace:
 
         def _abort_queues(self, subshell_id: str | None = None) -> None:
             pass
+
+        async def do_execute(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                return await super().do_execute(*arguments, **options)
+            finally:
+                for said in self.iopub_thread.streams:
+                    said.finish()
 
         async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
             try:
