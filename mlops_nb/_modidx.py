@@ -486,6 +486,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_nb.execute._runs': ('execute.html#_runs', 'mlops_nb/execute.py'),
                                   'mlops_nb.execute._say_once': ('execute.html#_say_once', 'mlops_nb/execute.py'),
                                   'mlops_nb.execute._through_papermill': ('execute.html#_through_papermill', 'mlops_nb/execute.py'),
+                                  'mlops_nb.execute._unless_the_kernel_died': ( 'execute.html#_unless_the_kernel_died',
+                                                                                'mlops_nb/execute.py'),
                                   'mlops_nb.execute._upgraded': ('execute.html#_upgraded', 'mlops_nb/execute.py'),
                                   'mlops_nb.execute._without_unused': ('execute.html#_without_unused', 'mlops_nb/execute.py'),
                                   'mlops_nb.execute.clean_traceback': ('execute.html#clean_traceback', 'mlops_nb/execute.py'),

@@ -300,6 +300,7 @@ class Execution:
     async def start(self) -> None:
         """Start the kernel's process, which gets ready while the caller does something else."""
         self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(_unless_the_kernel_died)
         self._started = time.monotonic()
         self._handlers.enter_context(self._signals())
         await self.kernel.start()
@@ -412,6 +413,7 @@ class Execution:
                 self._ended("failed", error.ename, error.evalue, index, cell)
         elif isinstance(error, DeadKernelError):
             status, message = self.kernel.exit or ("killed", str(error))
+            cell.execution_count = cell.execution_count or len(self.cells)  # what the kernel says of it may have died with it
             self._ended(status, "KernelDied", message, index, cell)
         elif error is not None:
             self._ended("failed", type(error).__name__, str(error), index, cell)
@@ -501,6 +503,12 @@ class Execution:
                 started = time.monotonic()
                 self.copy.save()
                 pause = max(SAVE_EVERY_S, 20 * (time.monotonic() - started))
+
+
+def _unless_the_kernel_died(loop: asyncio.AbstractEventLoop, context: dict) -> None:
+    """Report what nobody awaited, but for a death that a task of nbclient met as well: it is told by `Kernel.died`."""
+    if type(context.get("exception")).__name__ != "DeadKernelError":
+        loop.default_exception_handler(context)
 
 # %% ../nbs/23_execute.ipynb #23-execute-15
 def clean_traceback(

@@ -122,6 +122,7 @@ def test_an_interrupted_notebook(tmp_path, monkeypatch):
     assert_same(shell.notebook, kernel.notebook)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", sorted((NBS / "tutorials").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_tutorial(tmp_path, monkeypatch, path):
     """The cells of the tutorials, which run notebooks themselves; what they say is not reproducible is compared by its kind."""
@@ -137,6 +138,7 @@ def test_a_tutorial(tmp_path, monkeypatch, path):
     assert_same(shell.notebook, kernel.notebook)
 
 
+@pytest.mark.long
 def test_the_templates_of_the_study(tmp_path, monkeypatch):
     """Each template of the study, one after the other: the executed notebook, the results and the bytes of what it writes."""
     monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
