@@ -256,4 +256,4 @@ def preloaded(
     code = [cell for cell in template.cells if cell.kind == "code"]
     last = next((number for number, cell in enumerate(code, 1) if "parameters" in cell.tags), len(code))
     folders = [template.path.parent, *(Path(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part)]
-    return imports_of([cell.source for cell in code[:last]], folders), settings.idle_s
+    return imports_of([cell.source for cell in code[:last]], folders, rest=[cell.source for cell in code[last:]]), settings.idle_s

@@ -152,7 +152,7 @@ def test_the_templates_of_the_study(tmp_path, monkeypatch):
             monkeypatch.setenv("MLOPS_NB_WARM", warm)
             runs.append(mlops_nb.run(path, arguments.get(path.stem[3:], {}), force=True))
         assert [one.record["executed_in"]["way"] for one in runs] == ["shell", "cold kernel"], runs[0].record["executed_in"]
-            one, other = (json.loads(re.sub(r"\d{8}T\d{6}-\w+-[0-9a-f]{8}|\bin \d+\.\d s", "…", run.notebook.read_text())) for run in runs)
+        one, other = (json.loads(re.sub(r"\d{8}T\d{6}-\w+-[0-9a-f]{8}|\bin \d+\.\d s", "…", run.notebook.read_text())) for run in runs)
         assert_same(one, other)
         assert {name: file["digest"] for name, file in runs[0].record["outputs"].items()} == {name: file["digest"] for name, file in runs[1].record["outputs"].items()}
 
