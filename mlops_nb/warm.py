@@ -127,12 +127,14 @@ def _shell_asked() -> Iterator[list]:
     shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
     if shell is not None:
         shell.initialized = classmethod(lambda kind: asks.append(kind))  # IPython.get_ipython() begins with it; None is false
-    builtins = sys.modules["builtins"]
-    builtins.get_ipython = lambda: _InKernel(asks)  # type: ignore[attr-defined]
+    builtins = vars(sys.modules["builtins"])
+    before = {"get_ipython": builtins["get_ipython"]} if "get_ipython" in builtins else {}
+    builtins["get_ipython"] = lambda: _InKernel(asks)
     try:
         yield asks
     finally:
-        del builtins.get_ipython  # type: ignore[attr-defined]
+        del builtins["get_ipython"]
+        builtins.update(before)
         if shell is not None:
             del shell.initialized
 
