@@ -75,7 +75,7 @@ COMMANDS = (
     running.run, running.sweep, running.params,
     sharing.push, sharing.pull,
     asking.graph, asking.status, asking.why, asking.compare, asking.runs, asking.show, asking.results,
-    checking.check, proving.publish, proving.reproduce, proving.gate, proving.report,
+    checking.check, proving.publish, proving.reproduce, proving.gate, proving.report, proving.board,
     keeping.trace, keeping.gc,
 )  # fmt: skip
 for command in COMMANDS:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'Side', 'read_side', 'Moved', 'Compared', 'compare_runs', 'Comparison', 'compare', 'compare_sides',
-           'code_changes', 'as_markdown', 'as_html', 'plain_text']
+           'code_changes', 'as_markdown', 'as_html', 'plain_text', 'shown_change', 'shown_value']
 
 # %% ../nbs/60_compare.ipynb #60-compare-02
 import json
@@ -297,8 +297,8 @@ def as_html(
 ) -> str:
     """Return it as a piece of a page."""
     rows = "".join(
-        f"<tr><td>{escape(one.step)}</td><td>{escape(moved.name)}</td><td>{escape(_shown(moved.before, moved.there[0]))}</td><td>{escape(_shown(moved.after, moved.there[1]))}</td>"
-        f"<td>{escape(_change(moved))}</td></tr>"
+        f"<tr><td>{escape(one.step)}</td><td>{escape(moved.name)}</td><td>{escape(shown_value(moved.before, moved.there[0]))}</td><td>{escape(shown_value(moved.after, moved.there[1]))}</td>"
+        f"<td>{escape(shown_change(moved))}</td></tr>"
         for one in found.steps for moved in one.results if not moved.same
     )  # fmt: skip
     table = f"<table><tr><th>step</th><th>result</th><th>before</th><th>after</th><th>change</th></tr>{rows}</table>" if rows else ""
@@ -309,7 +309,7 @@ def as_html(
 
 
 def _row(step: str, moved: Moved) -> str:
-    cells = (step, moved.name, _shown(moved.before, moved.there[0]), _shown(moved.after, moved.there[1]), _change(moved))
+    cells = (step, moved.name, shown_value(moved.before, moved.there[0]), shown_value(moved.after, moved.there[1]), shown_change(moved))
     return "| " + " | ".join(plain_text(cell) for cell in cells) + " |"
 
 
@@ -324,21 +324,28 @@ def plain_text(
 
 
 def _values(moved: Moved) -> str:
-    return f"{_shown(moved.before, moved.there[0])} → {_shown(moved.after, moved.there[1])}" + (f"  ({_change(moved)})" if moved.change is not None else "")
+    return f"{shown_value(moved.before, moved.there[0])} → {shown_value(moved.after, moved.there[1])}" + (f"  ({shown_change(moved)})" if moved.change is not None else "")
 
 
-def _change(moved: Moved) -> str:
+def shown_change(
+    moved: Moved,
+) -> str:
+    """Return by how much a number moved, absolutely and in percent, or how something else differs."""
     if moved.change is None:
         return moved.how if len(moved.how) <= 100 else moved.how[:97] + "…"
     share = f", {moved.change / abs(moved.before):+.2%}" if moved.before else ""
     return f"{moved.change:+.4g}{share}".replace("-", "−")
 
 
-def _shown(value: Any, there: bool) -> str:
+def shown_value(
+    value: Any,  # of a result
+    there: bool = True,  # whether there is one
+) -> str:
+    """Return a value in at most 60 characters."""
     if not there:
         return "–"
     if isinstance(value, list) and len(value) > 3:
-        return f"{len(value)} values, the last {_shown(value[-1], True)}"
+        return f"{len(value)} values, the last {shown_value(value[-1], True)}"
     text = f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "…"
 

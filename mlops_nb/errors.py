@@ -6,7 +6,7 @@
 __all__ = ['MlopsError', 'BadSettings', 'BadNotebook', 'BadContract', 'UnknownParameter', 'BadArgument', 'BadPipeline',
            'BadPublication', 'BadRevision', 'BadImage', 'RunError', 'CellFailed', 'RunTimedOut', 'RunKilled',
            'RunInterrupted', 'BadWorker', 'ClusterLost', 'UnknownRun', 'BadStore', 'BadRemote', 'UnreachableRemote',
-           'RefusedRemote', 'NotReproducible', 'BadValue', 'did_you_mean', 'listed', 'refused']
+           'RefusedRemote', 'BadReport', 'BadForge', 'NotReproducible', 'BadValue', 'did_you_mean', 'listed', 'refused']
 
 # %% ../nbs/00_errors.ipynb #00-errors-02
 from collections.abc import Iterable, Iterator
@@ -103,6 +103,14 @@ class UnreachableRemote(BadRemote):
 
 class RefusedRemote(UnreachableRemote):
     """The shared store answers that this is not allowed."""
+
+
+class BadReport(MlopsError, ValueError):
+    """A report that somebody else made is not of the form of one, or is about something else than it should."""
+
+
+class BadForge(MlopsError, OSError):
+    """The forge does not answer or refuses, or what is needed to ask it is not there."""
 
 
 class NotReproducible(MlopsError, LookupError):

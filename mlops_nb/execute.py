@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlops_nb.shell
@@ -299,6 +300,7 @@ class Execution:
     async def start(self) -> None:
         """Start the kernel's process, which gets ready while the caller does something else."""
         self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(_unless_the_kernel_died)
         self._started = time.monotonic()
         self._handlers.enter_context(self._signals())
         await self.kernel.start()
@@ -411,6 +413,7 @@ class Execution:
                 self._ended("failed", error.ename, error.evalue, index, cell)
         elif isinstance(error, DeadKernelError):
             status, message = self.kernel.exit or ("killed", str(error))
+            cell.execution_count = cell.execution_count or len(self.cells)  # what the kernel says of it may have died with it
             self._ended(status, "KernelDied", message, index, cell)
         elif error is not None:
             self._ended("failed", type(error).__name__, str(error), index, cell)
@@ -500,6 +503,12 @@ class Execution:
                 started = time.monotonic()
                 self.copy.save()
                 pause = max(SAVE_EVERY_S, 20 * (time.monotonic() - started))
+
+
+def _unless_the_kernel_died(loop: asyncio.AbstractEventLoop, context: dict) -> None:
+    """Report what nobody awaited, but for a death that a task of nbclient met as well: it is told by `Kernel.died`."""
+    if type(context.get("exception")).__name__ != "DeadKernelError":
+        loop.default_exception_handler(context)
 
 # %% ../nbs/23_execute.ipynb #23-execute-15
 def clean_traceback(
@@ -628,7 +637,7 @@ def _conduct(execution: Execution, template: Template, arguments: Mapping[str, A
         try:
             runner.run(execution.start())
             _through_papermill(template, arguments, execution, runner)
-            if hold and execution.status == "failed" and not kernel.exit:
+            if hold and execution.status == "failed" and isinstance(kernel, Kernel) and not kernel.exit:
                 held = kernel.attach
         except KeyboardInterrupt:  # before the signals are handled
             execution._ended("interrupted", "KeyboardInterrupt", "interrupted by Ctrl-C")
@@ -684,11 +693,23 @@ def _without_unused() -> Iterator[None]:
     """Import without what papermill and jsonschema import where it is there, and do not need here."""
     names = [name for name in _UNUSED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(names))  # importing them now raises ImportError, which both expect
+    if "papermill.s3" not in sys.modules:  # it imports boto3, for most of a second
+        names.append("papermill.s3")
+        sys.modules["papermill.s3"] = _LaterS3("papermill.s3")
     try:
         yield
     finally:
         for name in names:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
+
+
+class _LaterS3(ModuleType):
+    @staticmethod
+    def S3(*arguments: Any) -> Any:
+        """Be what papermill reads and writes s3:// addresses with, imported when it is used."""
+        from papermill.s3 import S3
+
+        return S3(*arguments)
 
 
 def _reproducible(template: Template) -> dict[str, str]:

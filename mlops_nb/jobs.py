@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BadArgument, BadSettings, MlopsError, RunError, RunInterrupted, RunKilled, UnknownRun
-from .record import Run, runs_in
+from .record import Run, now, runs_in
 from .remote import to_stderr
 from .resources import Machine, Needs, Share, check_jobs, check_needs, count_cores, share_of, this_machine
 from .settings import read_settings, under
@@ -139,6 +139,7 @@ class _State:
 
 
 def _worked(connection: Any, state: _State, task: Task, share: Share) -> Done:
+    began = now()
     try:
         state.works = True
         if state.was_told:  # on the way here
@@ -154,7 +155,7 @@ def _worked(connection: Any, state: _State, task: Task, share: Share) -> Done:
         error.__cause__ = problem
     finally:
         state.works = False
-    error.run = _run_of(task, os.getpid())
+    error.run = _run_of(task, os.getpid(), began)
     return Done(task, error.run, error)
 
 
@@ -208,14 +209,14 @@ class _Listener:
         return None
 
 
-def _run_of(task: Task, pid: int) -> Run | None:
-    """Return the run of a task that a process with this pid was at last."""
+def _run_of(task: Task, pid: int, began: str) -> Run | None:
+    """Return the run of a task that a process with this pid was at last; None where it came to none since it was given the task (UTC)."""
     root = task.options.get("root")
     settings = read_settings(task.notebook if root is None else root)
     for found in runs_in(settings.store, template=under(Path(task.notebook).resolve(), settings.root), limit=100):
         with suppress(MlopsError):
             if found.record["process"]["pid"] == pid:
-                return found
+                return found if found.started >= began else None
     return None
 
 # %% ../nbs/34_jobs.ipynb #34-jobs-13
@@ -227,6 +228,7 @@ class Worker:
 
         self.connection, theirs = Pipe()
         self.task: Task | None = None
+        self.began = ""  # when it was given its task (UTC)
         self.share: Share | None = None
         self.kernel_pid: int | None = None
         self.popen: Any = None
@@ -471,7 +473,7 @@ class Jobs:
                 self._forget(worker)
                 worker = None
             else:
-                worker.task, worker.share, worker.kernel_pid = task, share, None
+                worker.task, worker.began, worker.share, worker.kernel_pid = task, now(), share, None
                 return True
         self._ended.append(Done(task, None, RunInterrupted(f"{task.name}: not run, because it was told to end.")))
         return False
@@ -539,7 +541,7 @@ class Jobs:
         code = worker.wait(CLOSE_S)
         worker.kill_kernel()
         how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
-        found = _run_of(task, worker.pid)
+        found = _run_of(task, worker.pid, worker.began)
         error = RunKilled(f"{task.name}: lost: the process that ran it {how}. The others go on." + (f" What is left of it: {found.id}" if found else ""))
         error.run = found
         return Done(task, found, error)

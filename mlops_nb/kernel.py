@@ -47,6 +47,9 @@ LOOK_S = 0.02  # how often to look whether the kernel lives
 GRACE_S = 5.0  # from an interrupt, or a request to end, to a kill
 
 
+_RCVHWM = 24  # of ZeroMQ, which is not imported before it is needed
+
+
 class Kernel:
     """One kernel process. Its methods are coroutines of one event loop; `close` leaves no process and no file, unless it is held."""
 
@@ -121,6 +124,7 @@ class Kernel:
     async def connect(self, timeout_s: float) -> Any:
         """Wait until the kernel answers; return its `jupyter_client` client. Raises `RunError` where it dies or stays silent."""
         self.client = self.manager.client()
+        self.client.context.setsockopt(_RCVHWM, 0)  # else ZeroMQ drops outputs that come faster than they are read, the end of a cell among them
         self.client.start_channels()
         ready = asyncio.create_task(self._answers())
         ended = asyncio.create_task(self._ended.wait())

@@ -45,10 +45,13 @@ def runtime_folder() -> Path:
     folder = Path(jupyter_runtime_dir()) / "mlops-nb"
     if len(os.fsencode(folder)) > 70:  # the whole path of a socket has room for 107 bytes
         folder = Path("/tmp") / f"mlops-nb-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+    except OSError as error:
+        raise Cold(f"{folder} cannot be made ({error.strerror})") from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise Cold(f"{folder} is not a folder that this user alone can open")
     return folder
@@ -209,12 +212,21 @@ def fork(
 
     Raises `Cold` with the reason where no child can be had. The server stays when this process has ended.
     """
+    try:
+        return _fork(warmth, entry, folder, argv, environment, stdio, descriptors, orig_argv, time.monotonic() + wait_s)
+    except OSError as error:  # a full disk, too many open files, a folder that may not be written
+        raise Cold(f"its server cannot be reached ({error})") from None
+
+
+def _fork(
+    warmth: Warmth, entry: dict, folder: Path, argv: Iterable[str], environment: Mapping[str, str], stdio: tuple[int, int, int], descriptors: tuple[int, ...],
+    orig_argv: Iterable[str], end: float,
+) -> Forked:  # fmt: skip
     place = runtime_folder()
     request = {
         "entry": entry, "folder": os.path.abspath(folder), "argv": [*argv], "orig_argv": [*orig_argv], "environment": dict(environment), "umask": _umask(),
         "ignored": _ignored(), "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
     }  # fmt: skip
-    end = time.monotonic() + wait_s
     asked, gone = identity(warmth, place), 0
     warmth = _without(warmth, _left_out(place / f"{asked}.out"))
     while gone < 2:
@@ -225,7 +237,7 @@ def fork(
             answer, _ = receive(connection)
         except TimeoutError:
             connection.close()
-            raise Cold(f"its server was not ready after {wait_s:g} s") from None
+            raise Cold("its server was not ready in time") from None
         except OSError:
             answer = None  # it ended a moment ago
         if answer and "pid" in answer:

@@ -10,7 +10,7 @@ import configparser
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,13 +44,13 @@ class Settings:
     tolerance: Mapping[str, str]  # by the name of a result, how far it may be from a recorded one; see `difference`
     pictures: str  # the least likeness of two pictures that are taken for one; see `picture`
     keep_days: float  # how long `mlops-nb gc` leaves a run that nothing else keeps
+    resources: Mapping[str, str]  # by template, what a run of it needs; see `resources`
     metrics: Mapping[str, str]  # by the name of a result, what the gate asks of it; see `verdict`
     gate: Mapping[str, str | None]  # `against` a revision, `seeds` and `predictions` as step.name, `truth` a column, `max_seeds` a whole number
     remote: str | None = None  # URL of the store that is shared with others; None: nothing is shared
     warm: bool = True  # whether kernels are forked from a process that has imported already
     idle_s: float = 600.0  # how long such a process waits for the next kernel
     push: str = "yes"  # who sends runs there: yes, no, or ci for machines that set the variable CI
-    resources: Mapping[str, str] = field(default_factory=dict)  # by template, what a run of it needs; see `resources`
 
 # %% ../nbs/01_settings.ipynb #01-settings-09
 OF_ANY_NAME = ("tolerance", "metrics", "resources")  # sections whose options are the names of results, and of templates

@@ -108,7 +108,8 @@ def _classes() -> SimpleNamespace:
         """What displays and streams are sent through: to the link, or to a list as long as there is none."""
 
         def __init__(self, session: Any):
-            self.session, self.socket, self.link = session, object(), None
+            self.session, self.socket = session, object()
+            self.link: Link | None = None
             self.kept: list[list] = []
             self.background_socket = BackgroundSocket(self)
             self.streams: list[Any] = []
@@ -147,7 +148,7 @@ def _classes() -> SimpleNamespace:
             else:
                 self._hand_over(packed(IOPUB, parts))
 
-        _really_send = send_multipart
+        _really_send = send_multipart  # type: ignore[assignment]
 
         def _hand_over(self, message: bytes) -> None:
             """Give a message to the process that this one was forked from; a long one as a file."""
@@ -238,6 +239,15 @@ def _classes() -> SimpleNamespace:
                         with contextlib.suppress(OSError):
                             os.write(self._original_stdstream_copy, data)
 
+        def finish(self) -> None:
+            """Say what is left of bytes that are no text: at the end of a cell nobody completes them."""
+            if self._should_watch and os.getpid() == self._master_pid:
+                with not_interrupted(), self._turn:
+                    self.drain()
+                    text = self._decoder.decode(b"", True)
+                    if text:
+                        self.write(text)
+
         def flush(self) -> None:
             if self.pub_thread is not None:
                 with not_interrupted(), self._turn:
@@ -282,6 +292,13 @@ def _classes() -> SimpleNamespace:
 
         def _abort_queues(self, subshell_id: str | None = None) -> None:
             pass
+
+        async def do_execute(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                return await super().do_execute(*arguments, **options)
+            finally:
+                for said in self.iopub_thread.streams:
+                    said.finish()
 
         async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
             try:
@@ -629,7 +646,8 @@ class Client:
         self.shell_channel, self.iopub_channel = _Channel(self), _Channel(self)
         self.ready = asyncio.get_running_loop().create_future()
         self.ended = asyncio.Event()  # nothing more will come
-        self._end, self._writer = end, None
+        self._end = end
+        self._writer: asyncio.StreamWriter | None = None
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:

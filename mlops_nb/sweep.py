@@ -296,7 +296,7 @@ class _Conductor:
 
     def _ended(self, done: Done) -> None:
         number, index = self.out.pop(done.task.name)
-        run, finished = self.trials[number].runs[index], self._own_run(done)
+        run, finished = self.trials[number].runs[index], done.run
         if finished is not None:
             run = _of_run(run, finished)
         else:
@@ -315,13 +315,6 @@ class _Conductor:
             self._check_failures(done)
         self.ran.add(number)
         self._conclude_if_over(number)
-
-    def _own_run(self, done: Done) -> Run | None:
-        """Return the run of a task; None where it was interrupted so early that it has none, and what is named is the one before it."""
-        if done.run is None or done.error is None:
-            return done.run
-        known = {run.id for trial in self.trials.values() for run in trial.runs}
-        return None if done.run.status == "succeeded" or done.run.id in known else done.run
 
     def _set(self, number: int, index: int, run: TrialRun) -> None:
         trial = self.trials[number]

@@ -279,13 +279,21 @@ def _python_parameters(source: str, where: str) -> Iterator[Parameter]:
     except SyntaxError as error:
         line = (error.text or "").strip()
         raise BadContract(f"{where}: the `parameters` cell is not valid Python: {error.msg} in line {error.lineno}: {line}") from None
-    comments = _comments(source)
+    comments, lines = _comments(source), source.encode().splitlines()
     known: list[str] = []
     for statement in tree.body:
         for name, annotation, value in _assignments(statement):
-            written = value and ast.get_source_segment(source, value)
+            written = value and _segment(lines, value)
             yield _parameter(name, annotation, value, written, _comment_of(statement, *comments), where, known)
             known.append(name)
+
+
+def _segment(lines: list[bytes], node: ast.expr) -> str:
+    """Return the source of a node. `ast.get_source_segment` takes the whole source apart for each."""
+    cut = lines[node.lineno - 1 : node.end_lineno]
+    cut[-1] = cut[-1][: node.end_col_offset]
+    cut[0] = cut[0][node.col_offset :]
+    return b"\n".join(cut).decode()
 
 
 def _assignments(statement: ast.stmt) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:

@@ -127,11 +127,27 @@ def _shell_asked() -> Iterator[list]:
     shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
     if shell is not None:
         shell.initialized = classmethod(lambda kind: asks.append(kind))  # IPython.get_ipython() begins with it; None is false
+    builtins = sys.modules["builtins"]
+    builtins.get_ipython = lambda: _InKernel(asks)  # type: ignore[attr-defined]
     try:
         yield asks
     finally:
+        del builtins.get_ipython  # type: ignore[attr-defined]
         if shell is not None:
             del shell.initialized
+
+
+class _InKernel:
+    """What an import finds as the shell: that it belongs to a kernel, which is what pandas asks, and nothing else."""
+
+    kernel = None
+
+    def __init__(self, asks: list):
+        self._asks = asks
+
+    def __getattr__(self, name: str) -> Any:
+        self._asks.append(name)
+        raise AttributeError(name)
 
 
 def _import(name: str, sure: bool, asked: str) -> None:

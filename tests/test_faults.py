@@ -34,6 +34,15 @@ from mlops_nb.pipeline import run_pipeline
 root, copies, fatal = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 seen, copying = 0, False
 
+def copy(root, place):
+    try:
+        shutil.copytree(root, place, symlinks=True)
+    except shutil.Error as error:  # another thread renamed a file meanwhile: neither state, so take the next one
+        if not all("No such file" in why for _, _, why in error.args[0]):
+            raise
+        os.system(f"rm -rf '{place}'")
+        copy(root, place)
+
 def watched(change):
     def changed(*arguments, **options):
         global seen, copying
@@ -43,7 +52,7 @@ def watched(change):
                 os.kill(os.getpid(), signal.SIGKILL)
             if not fatal:
                 copying = True
-                shutil.copytree(root, copies / f"{seen:03}", symlinks=True)
+                copy(root, copies / f"{seen:03}")
                 copying = False
         return change(*arguments, **options)
     return changed

@@ -129,7 +129,7 @@ def test_links_of_the_front_page_lead_somewhere():
 def test_workflows_pin_what_they_take_and_name_what_exists():
     for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
         text = workflow.read_text(encoding="utf-8")
-        for action in re.findall(r"uses: (\S+)", text):
+        for action in re.findall(r"\buses: (\S+)", text):
             assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), f"{workflow.name} takes {action}, which may change under it"
         for notebook in re.findall(r"\bnbs/\S+\.ipynb", text):
             assert (ROOT / notebook).exists(), f"{workflow.name} runs {notebook}"

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 TOOLS = {
     "IPython": ("result", "steps"),
     "annotated_types": "template",
+    "bleach": "board",
     "dask": "cluster",
     "distributed": "cluster",
     "fsspec": "remote",
@@ -25,16 +26,19 @@ TOOLS = {
     "jupyter_client": ("shell", "provision", "kernel", "kernels"),
     "jupyter_core": ("provision", "kernel", "kernelspec"),
     "nbclient": "execute",
+    "nbconvert": "board",
     "nbformat": "execute",
     "optuna": "search",
     "packaging": "environment",
     "papermill": "execute",
-    "pydantic": "template",
+    "pydantic": ("template", "comment"),
     "pyflakes": "lint",
+    "requests": "post",
     "rich": "terminal",
     "tornado": "shell",
     "traitlets": ("provision", "shell"),
     "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "kernels", "cli"),  # a command declares its own options
+    "urllib3": "post",
     "zmq": "shell",
 }
 ANYWHERE = {"PIL", "matplotlib", "numpy", "pandas", "psutil", "scipy"}  # used as the standard library is

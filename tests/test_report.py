@@ -1,11 +1,14 @@
 """The page and the comment on a change, and what they say first."""
 
 import json
+import re
 import subprocess
 from html.parser import HTMLParser
 
 import pytest
 from making import command, write_project
+
+from mlops_nb.comment import read_statement
 
 FIT = """
 import random
@@ -70,9 +73,11 @@ def test_a_changed_function_is_named_with_both_curves_and_the_verdict_first(proj
     for text in ("fitting.py: function rate_of", "+    return rate * 0.4", "train: loss_curve, before and after", "Student 1908"):
         assert text in html
     assert markdown.startswith("<!-- mlops-nb report -->\n\n### ❌ does not pass")
-    assert "function rate&#95;of changed" in markdown
+    assert "fitting.py: function rate_of changed" in markdown
     assert "https://mybinder.org/v2/gh/someone/stars/" in markdown
-    assert "hunter2" not in html + markdown
+    statement = read_statement((project / "report/report.json").read_bytes())
+    assert (statement.headline, statement.metrics[0].verdict, statement.commit) == ("does not pass", "worse", None)  # the change is in no commit
+    assert "hunter2" not in html + markdown + str(statement)
 
 
 def test_a_change_of_prose_is_said_to_change_nothing(project):
@@ -94,7 +99,10 @@ def test_a_hostile_result_stays_text(project):
     html, markdown = ((project / "report" / name).read_text() for name in ("report.html", "report.md"))
     page = Page(html)
     assert "script" not in page.tags and all(one.startswith("data:image/") for one in page.loads)
-    assert "<script" not in markdown and "<img" not in markdown and "](http://evil" not in markdown and "@everyone" not in markdown
+    assert "<script" not in markdown and "<img" not in markdown
+    assert "alert(1)" in markdown
+    for outside in re.sub(r"<(code|pre)>.*?</\1>", "\n", markdown, flags=re.DOTALL).splitlines():
+        assert "alert" not in outside and "evil" not in outside
 
 
 def test_one_run_has_a_report_of_its_own(project):
