@@ -332,7 +332,7 @@ def test_a_scheduler_that_does_not_answer(project, processes, monkeypatch):
 
 
 def test_nobody_at_the_address(monkeypatch):
-    monkeypatch.setattr(module, "LOST_S", 1.0)
+    monkeypatch.setattr(module, "CONNECT_S", 1.0)
     with pytest.raises(ClusterLost, match=r"no scheduler answers at tcp://127.0.0.1:9"):
         Cluster("tcp://127.0.0.1:9")
     with pytest.raises(BadArgument, match="local:4 for four workers here"):
