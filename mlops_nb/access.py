@@ -9,6 +9,7 @@ __all__ = ['END', 'FILE', 'KINDS', 'MOST', 'MOST_OF_FOLDER', 'SEEDS', 'watch', '
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -420,7 +421,7 @@ def read_access(
     return {**found, "cut": cut, "injected": injected}
 
 # %% ../nbs/15_access.ipynb #15-access-14
-_FORKS = [str(Path(__file__).with_name(name)) for name in ("warm.py", "shell.py")]  # at the bottom of the stack, which some packages read
+_FORKS = [str(Path(find_spec("mlops_nb").origin).with_name(name)) for name in ("warm.py", "shell.py")]  # at the bottom of the stack, which some packages read
 
 
 def _entries(file: Path) -> list[list]:

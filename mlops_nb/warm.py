@@ -115,7 +115,7 @@ def preload(
         if said:
             raise Cold(f"the import of {name} prints: {said[:300]}", asked)
     for name, module in list(sys.modules.items()):
-        if not _is_installed(getattr(module, "__file__", None), folders) and name != "__main__":
+        if not _is_installed(getattr(module, "__file__", None), folders) and name not in ("__main__", "__mp_main__"):
             raise Cold(f"an import brings {name} from {module.__file__}, which is not installed but in work")
     return missing.names
 
