@@ -10,7 +10,7 @@ __all__ = ['read_rules', 'seeds_of', 'arguments_at', 'Tree', 'baseline_tree', 'c
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -73,6 +73,7 @@ class Tree:
 
     name: str  # as a person says it: "the working tree", or a revision
     root: Path
+    store: Path  # of the project, where its runs are also when the tree is gone
     options: Mapping[str, Any] = field(default_factory=dict)  # as `run` takes them
 
 # %% ../nbs/61_gate.ipynb #61-gate-07b
@@ -97,7 +98,7 @@ def baseline_tree(
                 (tree / path).parent.mkdir(parents=True, exist_ok=True)
                 (tree / path).symlink_to(settings.root / path)
         paths = [*_import_paths(graph, tree, settings.root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        yield Tree(revision, tree, {"home": settings.root, "variables": {"PYTHONPATH": os.pathsep.join(filter(None, dict.fromkeys(paths)))}})
+        yield Tree(revision, tree, settings.store, {"home": settings.root, "variables": {"PYTHONPATH": os.pathsep.join(filter(None, dict.fromkeys(paths)))}})
 
 
 def _import_paths(graph: Graph, tree: Path, home: Path) -> list[str]:
@@ -138,7 +139,7 @@ def collect(
     for name, one in ended.items():
         for why in one.skipped.values():
             raise CellFailed(f"{pipeline}: {name}: {why}")
-    return [{number: {run.step: run for run in ended[orders[tree.name, number].name].runs} for number in numbers} for tree in trees]
+    return [{number: {run.step: replace(run, store=tree.store) for run in ended[orders[tree.name, number].name].runs} for number in numbers} for tree in trees]
 
 
 def values_of(
@@ -285,7 +286,7 @@ def gate(
         raise BadSettings(f"at most {most} seeds are allowed, and the rules ask for {least}; raise [gate] max_seeds, or --max-seeds.")
     against = against or settings.gate["against"]
     looks, names = looks_between(least, most), settings.gate["seeds"] or ""
-    here = Tree("the working tree", settings.root)
+    here = Tree("the working tree", settings.root, settings.store)
     with baseline_tree(settings, against, name) as there:
         on_line(f"{here.name} at its own seed")
         [new] = collect(name, [here], [0], names, **options)
@@ -296,7 +297,7 @@ def gate(
         _check_results(rules, old, new)
         for n in looks:
             wanted = range(len(new), n)
-            on_line(f"both at {len(wanted)} seeds more, {n} in all")
+            on_line(f"both at seeds {wanted[0]} to {wanted[-1]}")
             more = collect(name, [here, there], wanted, names, **options)
             new, old = new | more[0], old | more[1]
             verdicts, notes = _judged(rules, old, new, settings, looks=len(looks), last=n == looks[-1])

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import BadArgument
+from .errors import BadArgument, MlopsError
 from .settings import near
 from .terminal import Display, check_timeout, pipeline_arguments, print_json, split_arguments
 
@@ -131,7 +131,8 @@ def _held(against: str | None, pipeline: str | None, max_seeds: int | None, jobs
 
 # %% ../nbs/85_proving.ipynb #85-proving-23
 def report(
-    name: Annotated[str | None, typer.Argument(metavar="RUN", help="A run, or a pipeline. Default: the default pipeline.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="RUN", help="A run, or a pipeline; with --sweep, a sweep. Default: the default pipeline, the last sweep.")] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Of a sweep: its best setting, its trials, its picture.")] = False,
     against: Annotated[str | None, typer.Option("--against", metavar="REVISION", help="A revision with published results, or a run. Default: as settings.ini says, or main.")] = None,
     judged: Annotated[bool, typer.Option("--gate/--no-gate", help="Whether to ask the gate, which runs what it needs. Default: where settings.ini has rules.")] = True,
     max_seeds: Annotated[int | None, typer.Option("--max-seeds", min=2, help="The most seeds of each side.")] = None,
@@ -145,28 +146,44 @@ def report(
 
         print(post_report(post, on_line=lambda line: print(line, file=sys.stderr)))
         return
-    from mlops_nb.compare import compare
     from mlops_nb.graph import pipelines, read_graph
-    from mlops_nb.record import find_run
-    from mlops_nb.report import make_report, write_report
+    from mlops_nb.report import compared_with, make_report, write_report
     from mlops_nb.settings import read_settings
 
     settings = read_settings()
-    against = against or settings.gate["against"]
-    verdict, found = None, None
-    if name is not None and name not in pipelines(settings):
-        found = find_run(name)
-    if found is None:
-        pipeline = read_graph(name).pipeline
-        if judged and settings.metrics:
-            verdict = _held(against, pipeline, max_seeds, jobs)
-        made = make_report(compare(against, None, pipeline), verdict, pipeline=pipeline)
-    else:
-        made = make_report(compare(against, found.id, found.pipeline))
+    if sweep or (name is not None and name not in pipelines(settings)):
+        return _summarised(name, sweep, against, folder)
+    against, verdict = against or settings.gate["against"], None
+    pipeline = read_graph(name).pipeline
+    if judged and settings.metrics:
+        verdict = _held(against, pipeline, max_seeds, jobs)
+    made = make_report(compared_with(against, pipeline, verdict), verdict, pipeline=pipeline)
     page, comment = write_report(made, folder)
     print(f"{made.headline}: {made.why}")
     print(f"the page: {near(page.absolute())}\nthe comment: {near(comment.absolute())}")
     raise typer.Exit(0 if made.passes else 1)
+
+
+def _summarised(name: str | None, sweep: bool, against: str | None, folder: Path) -> None:
+    """Write the page of a run, beside the baseline where that has its step, or of a sweep."""
+    from mlops_nb.compare import compare
+    from mlops_nb.record import find_run
+    from mlops_nb.summary import summary_of_run, summary_of_sweep, write_summary
+    from mlops_nb.trials import find_sweep
+
+    if sweep:
+        made = summary_of_sweep(find_sweep(name))
+    else:
+        run, beside = find_run(name), None
+        try:
+            beside = compare(against or "baseline", run.id, run.pipeline)
+        except MlopsError:
+            if against is not None:
+                raise
+        made = summary_of_run(run, beside if beside is not None and not any(one.missing for one in beside.steps) else None)
+    page, comment = write_summary(made, folder)
+    print(f"{made.title}: {made.headline}: {made.why}")
+    print(f"the page: {near(page.absolute())}\nthe comment: {near(comment.absolute())}")
 
 # %% ../nbs/85_proving.ipynb #85-proving-25
 def board(

@@ -35,13 +35,14 @@ class Rule:
     limit: float | None = None  # the least that is acceptable, or the most where lower is better
     seeds: int = 5  # the fewest runs of each side
     rows: str | None = None  # the score, macro_f1 or accuracy, that it is over test rows, whose choice then counts as noise too; None: the rows are what they are
+    rows_count: bool = True  # False: the interval over rows is shown beside, and does not count
 
 # %% ../nbs/59_verdict.ipynb #59-verdict-06
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _CLAUSES = {
     "higher": r"higher", "lower": r"lower", "tolerance": rf"tolerance\s+({_NUMBER})\s*(%?)", "minimum": rf"minimum\s+({_NUMBER})",
     "maximum": rf"maximum\s+({_NUMBER})", "seeds": r"seeds\s+(\d+)",
-    "rows": r"rows\s+(macro_f1|accuracy)",
+    "rows": r"rows\s+(macro_f1|accuracy)(\s+shown)?",
 }  # fmt: skip
 _HOW = "such as: macro_f1 = higher, tolerance 0.005, tolerance 1 %, minimum 0.9, seeds 5"
 
@@ -52,7 +53,7 @@ def parse_rule(
 ) -> Rule:
     """Return the rule that a person wrote in the section [metrics] of settings.ini. Raises `BadSettings` where it cannot be read."""
     said: dict[str, float] = {}
-    rows = None
+    rows, counts = None, True
     for part in filter(None, (part.strip() for part in text.split(","))):
         word = part.split()[0]
         if word not in _CLAUSES:
@@ -63,9 +64,9 @@ def parse_rule(
             raise BadSettings(f"[metrics] {result} = {text}: {part!r} cannot be read; write it {_HOW}.")
         if name in said:
             raise BadSettings(f"[metrics] {result} = {text}: {word} is given twice; give it once.")
-        rows = found[1] if name == "rows" else rows
+        rows, counts = (found[1], not found[2]) if name == "rows" else (rows, counts)
         said[name] = 1.0 if name == "rows" or not found.groups() else float(found[1])
-    return replace(_rule(result, text, said), rows=rows)
+    return replace(_rule(result, text, said), rows=rows, rows_count=counts)
 
 
 def _rule(result: str, text: str, said: Mapping[str, float]) -> Rule:
@@ -160,8 +161,8 @@ def difference_over_rows(
     draw, shares, block = np.random.default_rng(seed), counts / len(truth), max(1, 5_000_000 // len(counts))  # not more than 40 MB at once
 
     def score_apart(table: "np.ndarray") -> "np.ndarray":
-        before, after = (sum(_SCORES[score](table, cells[0], answer, classes) for answer in answers) for answers in (cells[1 : 1 + len(old)], cells[1 + len(old) :]))
-        return (after - before) / len(old)
+        before, after = (np.mean([_SCORES[score](table, cells[0], answer, classes) for answer in answers], axis=0) for answers in (cells[1 : 1 + len(old)], cells[1 + len(old) :]))
+        return after - before
 
     seen = float(score_apart(counts[None, :].astype(float))[0])
     drawn = np.concatenate([score_apart(draw.multinomial(len(truth), shares, size=min(block, REPLICATES - begin)).astype(float)) for begin in range(0, REPLICATES, block)])
@@ -240,7 +241,7 @@ def judge(
     *,
     looks: int = 1,  # how often the verdict may be asked for while runs are added
     last: bool = True,  # whether no more runs will be added
-    over_rows: Interval | None = None,  # the same difference over test rows, whose choice then counts as well
+    over_rows: Interval | None = None,  # the same difference over test rows, whose choice counts as well unless the rule says otherwise
 ) -> Verdict:
     """Return the verdict on a result. Of a value that is NaN or infinite nothing can be said: it counts as a run that is missing."""
     old = {seed: value for seed, value in old.items() if math.isfinite(value)}
@@ -252,13 +253,14 @@ def judge(
     if min(len(old), len(new)) < max(rule.seeds, FEWEST_SEEDS):
         return say("not enough runs", f"{_runs(len(new))} here and {_runs(len(old))} of the baseline, and {rule.seeds} of each are asked for.")
     apart = difference_of_means(old, new, 1 - 0.05 / looks)
-    apart = with_rows(apart, over_rows) if over_rows is not None else apart
+    apart = with_rows(apart, over_rows) if over_rows is not None and rule.rows_count else apart
     mean, sign = fmean(new.values()), 1 if rule.higher else -1
     if rule.limit is not None and sign * (mean - rule.limit) < 0:
         return say("worse", f"its mean {written(mean, apart.half)} is {'below the minimum' if rule.higher else 'above the maximum'} {rule.limit:g}.", apart)
     harm = max(rule.tolerance, rule.relative * abs(fmean(old.values())))
     gain, (least, most) = sign * apart.value, sorted((sign * apart.low, sign * apart.high))
-    facts = f"{written(apart.value, apart.half, sign=True)} [{written(apart.low, apart.half, sign=True)}, {written(apart.high, apart.half, sign=True)}], {apart.method}, n = {apart.n}"
+    same = f"the same at each of {apart.n} seeds" if not apart.value and not apart.error else ""
+    facts = same or f"{written(apart.value, apart.half, sign=True)} [{written(apart.low, apart.half, sign=True)}, {written(apart.high, apart.half, sign=True)}], {apart.method}, n = {apart.n}"
     if least > 0 and gain > harm:
         return say("better", f"{facts}.", apart)
     if most < 0 and -gain > harm:
@@ -283,6 +285,8 @@ def written(
     plus = "+" if sign else ""
     if not math.isfinite(value):
         return str(value)
+    if not value and not half:
+        return "0"
     if not half or not math.isfinite(half):
         return f"{value:{plus}.6g}".replace("-", "−")
     most = 5 - math.floor(math.log10(abs(value))) if value else 6  # of the decimals that a sum of floats is sure of, and more than anybody reads
