@@ -19,6 +19,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlops_nb.access.watch': ('access.html#watch', 'mlops_nb/access.py')},
             'mlops_nb.align': { 'mlops_nb.align._bare': ('align.html#_bare', 'mlops_nb/align.py'),
                                 'mlops_nb.align._changes': ('align.html#_changes', 'mlops_nb/align.py'),
+                                'mlops_nb.align._joined': ('align.html#_joined', 'mlops_nb/align.py'),
                                 'mlops_nb.align._notebook': ('align.html#_notebook', 'mlops_nb/align.py'),
                                 'mlops_nb.align.align_cells': ('align.html#align_cells', 'mlops_nb/align.py'),
                                 'mlops_nb.align.describe_changes': ('align.html#describe_changes', 'mlops_nb/align.py')},
