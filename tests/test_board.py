@@ -263,8 +263,8 @@ def test_pipelines_sweeps_and_comparisons(tmp_path, watched):
     page.get_by_role("link", name="packages").click()
     assert "ipykernel" in page.locator("body").inner_text()
     page.get_by_role("link", name="Comparisons").click()
-    page.get_by_role("link", name="not judged").click()
-    assert "What changed" in page.locator("body").inner_text()
+    page.get_by_role("link", name="fit: succeeded").click()
+    assert "Beside the baseline" in page.locator("body").inner_text()
 
 
 def test_building_again_writes_what_changed(tmp_path):
