@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'MOST_TRIALS', 'MOST_CURVES', 'MOST_FIGURES', 'Side', 'read_side', 'read_locks', 'lock_changes', 'Moved',
-           'Compared', 'compare_runs', 'Comparison', 'compare', 'compare_sides', 'code_changes', 'notebook_changes',
-           'as_markdown', 'as_html', 'changes_as_html', 'is_curve', 'draw_curve', 'curves_as_html', 'figures_as_html',
-           'plain_text', 'shown_change', 'wanted_way', 'shown_value']
+           'Compared', 'compare_runs', 'Comparison', 'compare', 'compare_sides', 'code_changes', 'steps_in_words',
+           'notebook_changes', 'as_markdown', 'as_html', 'changes_as_html', 'is_curve', 'draw_curve', 'curves_as_html',
+           'figures_as_html', 'plain_text', 'shown_change', 'wanted_way', 'shown_value']
 
 # %% ../nbs/60_compare.ipynb #60-compare-02
 import json
@@ -25,6 +25,7 @@ from .align import align_cells, describe_changes
 from .cells import NotebookDifference, OutputDifference, compare_notebooks
 from .changes import Change, Now, Then, cell_changes, reach_changes
 from .difference import USUAL, compare_values
+from .digest import memory_in
 from .drift import TableChange, compare_tables
 from .environment import normal_name
 from .errors import BadRevision, BadSettings, BadStore, UnknownRun
@@ -453,7 +454,7 @@ def _is_today(recorded: Recorded, root: Path) -> bool:
     from mlops_nb.template import read_template
 
     file = root / recorded.record["template"]
-    return file.exists() and read_reach(read_template(file), root).code == recorded.parts.get("reach")
+    return file.exists() and read_reach(read_template(file), root, memory=memory_in(read_settings(root).store)).code == recorded.parts.get("reach")
 
 # %% ../nbs/60_compare.ipynb #60-compare-13
 MOST_TRIALS = 20  # of two sweeps that are shown

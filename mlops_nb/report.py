@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Report', 'compared_with', 'make_report', 'metric_rows', 'result_rows', 'commands_for', 'place_of', 'notebooks_of',
-           'statement_of', 'to_markdown', 'to_html', 'write_report']
+           'statement_of', 'to_markdown', 'to_html', 'comparison_page', 'write_report']
 
 # %% ../nbs/68_report.ipynb #68-report-02
 import os
@@ -166,7 +166,7 @@ def result_rows(
     for one in report.comparison.steps:
         for moved in one.results:
             if not moved.same:
-                several = _over_seeds(report.gate, one.step, moved)
+                several = ("a curve", "a curve", "see the curves") if moved in one.curves else _over_seeds(report.gate, one.step, moved)
                 rows.append((one.step, moved.name, *(several or (shown_value(moved.before, moved.there[0]), shown_value(moved.after, moved.there[1]), shown_change(moved)))))
     return rows
 
@@ -364,9 +364,13 @@ def _head(*names: str) -> str:
 
 
 def _results(report: Report) -> str:
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in result_rows(report))
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in result_rows(report))
     note = "Where several seeds ran: mean ± standard deviation, and the 95 % interval of the difference. Else one run of each, of whose noise nothing is known."
     return f"<div class=wide><table><thead>{_head('step', 'result', 'before', 'after', 'change')}</thead><tbody>{rows}</tbody></table></div><p class=faint>{note}</p>" if rows else ""
+
+
+def _cell(text: str) -> str:
+    return f"<td class=number>{escape(text)}</td>" if "±" in text else f"<td>{escape(text)}</td>"
 
 
 def _table_change(change: TableChange) -> str:
