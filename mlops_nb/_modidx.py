@@ -650,6 +650,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlops_nb.kernel.Kernel.python': ('kernel.html#kernel.python', 'mlops_nb/kernel.py'),
                                  'mlops_nb.kernel.Kernel.said': ('kernel.html#kernel.said', 'mlops_nb/kernel.py'),
                                  'mlops_nb.kernel.Kernel.start': ('kernel.html#kernel.start', 'mlops_nb/kernel.py'),
+                                 'mlops_nb.kernel._look_again': ('kernel.html#_look_again', 'mlops_nb/kernel.py'),
                                  'mlops_nb.kernel._short_folder': ('kernel.html#_short_folder', 'mlops_nb/kernel.py'),
                                  'mlops_nb.kernel.explain_exit': ('kernel.html#explain_exit', 'mlops_nb/kernel.py'),
                                  'mlops_nb.kernel.preloaded': ('kernel.html#preloaded', 'mlops_nb/kernel.py')},
