@@ -379,6 +379,9 @@ class Server:
         self.installed, self.loaded = installed(), loaded()
         self.names = {name.partition(".")[0] for name, module in list(sys.modules.items()) if _is_found(module)} | {*self.looked_for_names()}
         self._find_folder()
+        if "weakref" in sys.modules:
+            for finalizer in list(sys.modules["weakref"].finalize._registry):
+                finalizer.atexit = False  # what is here belongs to all: no child takes it apart when it ends
         gc.collect()
         gc.freeze()
 
