@@ -144,31 +144,48 @@ def _recalled(memory: Path | None, state: str) -> tuple | None:
 def _read_ownership() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     from importlib import metadata
 
-    from packaging.requirements import InvalidRequirement, Requirement
-
     owners: dict[str, list[str]] = {}
     needs: dict[str, list[str]] = {}
     for distribution in metadata.distributions():
-        name = normal_name(distribution.name)
+        head = (distribution.read_text("METADATA") or "").partition("\n\n")[0]  # `distribution.requires` parses the description as well
+        named = re.search(r"^Name: *(.+)", head, re.MULTILINE)
+        name = normal_name(named[1].strip() if named else distribution.name)
         if name in needs:
             continue
-        needs[name] = []
-        for top in _top_levels(distribution):
+        for top in _top_levels(distribution, name):
             owners.setdefault(top, []).append(name)
-        for text in distribution.requires or []:
-            try:
-                requirement = Requirement(text)
-            except InvalidRequirement:
-                continue
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                needs[name].append(normal_name(requirement.name))
+        texts = re.findall(r"^Requires-Dist: *(.+)", head, re.MULTILINE) if named else distribution.requires or []
+        needs[name] = [required for text in texts if (required := _required(text))]
     return owners, needs
 
 
-def _top_levels(distribution: Any) -> set[str]:
-    found = {file.parts[0].partition(".")[0] for file in distribution.files or [] if file.suffix in (".py", ".so", ".pyd") and ".." not in file.parts}
-    found.add(normal_name(distribution.name).replace("-", "_"))  # an editable install does not list its files
+def _top_levels(distribution: Any, name: str) -> set[str]:
+    listed = distribution.read_text("RECORD")
+    if listed is None:
+        found = {file.parts[0].partition(".")[0] for file in distribution.files or [] if file.suffix in (".py", ".so", ".pyd") and ".." not in file.parts}
+    else:
+        found = set(re.findall(r'^"?([^/.,"\n]+)[^,\n]*\.(?:py|so|pyd)"?,', listed, re.MULTILINE))
+    found.add(name.replace("-", "_"))  # an editable install does not list its files
     return found | set((distribution.read_text("top_level.txt") or "").split())
+
+
+def _required(text: str) -> str | None:
+    """Return the name of what is required; None where it is not required here, or by an extra alone."""
+    wanted, _, marker = text.partition(";")
+    if marker and " or " not in marker and re.search(r"\bextra\s*==", marker):
+        return None
+    if marker:
+        from packaging.requirements import InvalidRequirement, Requirement
+
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            return None
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            return None
+    named = re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", wanted)
+    return normal_name(named[1]) if named else None
+
 
 # %% ../nbs/12_environment.ipynb #12-environment-10
 def hardware() -> dict:

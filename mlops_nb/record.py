@@ -246,6 +246,7 @@ def _refresh(store: Path, connection: sqlite3.Connection) -> None:
         running = connection.execute("SELECT count(*) FROM runs WHERE status = 'running'").fetchone()[0]
         if not running and connection.execute("SELECT folder_time FROM seen").fetchone() == (folder_time,):
             return
+    connection.execute("PRAGMA synchronous = OFF")  # it comes back where the machine stops in the middle
     with connection:
         connection.execute("BEGIN IMMEDIATE")
         if made not in ((), ("file_time", *COLUMNS)):

@@ -110,6 +110,16 @@ def test_a_cell_that_does_not_listen(tmp_path):
     assert one.status == "timed-out" and one.seconds < 20
 
 
+def test_a_kernel_that_does_not_answer(tmp_path, monkeypatch):
+    """IPython fails before a cell where `sys.stdout` is None, and its kernel never says how that cell ended: the run does, and ends."""
+    monkeypatch.setenv("MLOPS_NB_WARM", "off")
+    monkeypatch.setattr("mlops_nb.execute.ANSWER_S", 0.5)
+    with pytest.raises(CellFailed, match="in cell 2: the kernel has ended the cell and does not say how. Did a cell above replace sys.stdout"):
+        run(tmp_path, "import sys; sys.stdout = None", "1 + 1", "print('never')", timeout_s=60)
+    one, notebook = executed(tmp_path)
+    assert one.status == "failed" and statuses(notebook) == ["completed", "failed", "pending"]
+
+
 def test_a_kernel_that_does_not_start(tmp_path, monkeypatch):
     """A kernel that dies at once is an error in seconds, not a wait of a minute."""
     spec = tmp_path / "jupyter" / "kernels" / "broken" / "kernel.json"
