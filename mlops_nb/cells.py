@@ -14,7 +14,7 @@ import json
 import re
 import zipfile
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -81,6 +81,7 @@ def compare_notebooks(
     after: dict,
     tolerances: Tolerances = USUAL,
     moments: tuple[Moment | None, Moment | None] = (None, None),  # when they were executed; None: as papermill says in the notebook
+    align: Callable[[list, list], list[tuple[int | None, int | None]]] | None = None,  # says which cells belong together; None: by equal sources
 ) -> NotebookDifference:
     """Return how the second notebook differs from the first: results by name, then cell by cell in their order.
 
@@ -89,7 +90,8 @@ def compare_notebooks(
     old, new = read_results(before), read_results(after)
     results = compare_results(old, new, tolerances)
     context = Context(tolerances, numbers_in(old, new, tolerances), (moments[0] or _moment(before), moments[1] or _moment(after)))
-    pairs = _paired(_code(before), _code(after))
+    old_cells, new_cells = _code(before), _code(after)
+    pairs = _paired(old_cells, new_cells) if align is None else _aligned(align, old_cells, new_cells)
     return NotebookDifference(results, tuple(_cell(one, other, context) for one, other in pairs))
 
 
@@ -125,6 +127,12 @@ def _moment(notebook: dict) -> Moment | None:
     except (LookupError, TypeError, ValueError):
         return None
     return Moment(started, ended) if started.tzinfo and ended.tzinfo else None
+
+
+def _aligned(align: Callable, before: list, after: list) -> Iterator[tuple[Any, Any]]:
+    """Yield the cells that belong together, as a function says."""
+    for i, j in align([cell for _, cell in before], [cell for _, cell in after]):
+        yield None if i is None else before[i], None if j is None else after[j]
 
 
 def _paired(before: list, after: list) -> Iterator[tuple[Any, Any]]:

@@ -64,6 +64,7 @@ class Watch:
     on_skip: Callable[[str, str], None] = lambda step, why: None
     on_warning: Callable[[str], None] = to_stderr  # told what went wrong with the shared store, which ends no run
     on_start: Callable[[str], None] = lambda name: None  # a task is next
+    on_done: Callable[[str, Run, bool], None] = lambda name, run, was_there: None  # as on_end, with the name of the task
 
 # %% ../nbs/34_jobs.ipynb #34-jobs-09
 def carry_out(

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import BadArgument
+from .errors import BadArgument, MlopsError
 from .settings import near
 from .terminal import Display, check_timeout, pipeline_arguments, print_json, split_arguments
 
@@ -106,24 +106,37 @@ def gate(
     pipeline: Annotated[str | None, typer.Argument(help="A pipeline. Default: the default one.")] = None,
     against: Annotated[str | None, typer.Option("--against", metavar="REVISION", help="What the working tree is held against. Default: as settings.ini says, or main.")] = None,
     max_seeds: Annotated[int | None, typer.Option("--max-seeds", min=2, help="The most seeds of each side. Default: as settings.ini says, or 20.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", metavar="N", help="How many steps may run side by side. Default: as many as there are cores.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts, and the numbers that they rest on, as JSON.")] = False,
 ) -> None:
     """Say whether the working tree is better or worse than a revision, over seeds; exit with 1 where it is worse, or where too little is known."""
+    found = _held(against, pipeline, max_seeds, jobs)
+    print_json(found.as_dict()) if as_json else print(found)
+    raise typer.Exit(0 if found.passes else 1)
+
+
+def _held(against: str | None, pipeline: str | None, max_seeds: int | None, jobs: int | None) -> Any:
+    """Ask the gate, and show how its runs go on; what is fresh is not mentioned."""
     from mlops_nb.gate import gate as hold
     from mlops_nb.pipeline import Watch
 
     display = Display()
-    watch = Watch(display.step, lambda step, progress: display.progress(progress), display.end, display.skip, display.warn)
-    found = hold(against, pipeline, max_seeds=max_seeds, on_line=lambda line: print(line, file=sys.stderr), watch=watch)
-    print_json(found.as_dict()) if as_json else print(found)
-    raise typer.Exit(0 if found.passes else 1)
+
+    def done(name: str, run: Any, was_there: bool) -> None:
+        if not was_there:
+            display.end(run, name=name)
+
+    watch = Watch(display.step, lambda step, progress: display.progress(progress, step), on_done=done, on_skip=display.skip, on_warning=display.warn)
+    return hold(against, pipeline, max_seeds=max_seeds, on_line=display.note, watch=watch, jobs=jobs)
 
 # %% ../nbs/85_proving.ipynb #85-proving-23
 def report(
-    name: Annotated[str | None, typer.Argument(metavar="RUN", help="A run, or a pipeline. Default: the default pipeline.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="RUN", help="A run, or a pipeline; with --sweep, a sweep. Default: the default pipeline, the last sweep.")] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Of a sweep: its best setting, its trials, its picture.")] = False,
     against: Annotated[str | None, typer.Option("--against", metavar="REVISION", help="A revision with published results, or a run. Default: as settings.ini says, or main.")] = None,
     judged: Annotated[bool, typer.Option("--gate/--no-gate", help="Whether to ask the gate, which runs what it needs. Default: where settings.ini has rules.")] = True,
     max_seeds: Annotated[int | None, typer.Option("--max-seeds", min=2, help="The most seeds of each side.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", metavar="N", help="How many steps may run side by side, for the gate. Default: as many as there are cores.")] = None,
     folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Where report.html, report.md and report.json go.")] = Path("report"),
     post: Annotated[str | None, typer.Option("--post", metavar="ARTIFACT", help="Run nothing; put this report, a folder or a zip, on its pull request. 'uploaded': the one of the run that the event of a workflow tells of.")] = None,
 ) -> None:
@@ -133,32 +146,44 @@ def report(
 
         print(post_report(post, on_line=lambda line: print(line, file=sys.stderr)))
         return
-    from mlops_nb.compare import compare
-    from mlops_nb.gate import gate as hold
     from mlops_nb.graph import pipelines, read_graph
-    from mlops_nb.pipeline import Watch
-    from mlops_nb.record import find_run
-    from mlops_nb.report import make_report, write_report
+    from mlops_nb.report import compared_with, make_report, write_report
     from mlops_nb.settings import read_settings
 
     settings = read_settings()
-    against = against or settings.gate["against"]
-    verdict, found = None, None
-    if name is not None and name not in pipelines(settings):
-        found = find_run(name)
-    if found is None:
-        pipeline = read_graph(name).pipeline
-        if judged and settings.metrics:
-            display = Display()
-            watch = Watch(display.step, lambda step, progress: display.progress(progress), display.end, display.skip, display.warn)
-            verdict = hold(against, pipeline, max_seeds=max_seeds, on_line=lambda line: print(line, file=sys.stderr), watch=watch)
-        made = make_report(compare(against, None, pipeline), verdict, pipeline=pipeline)
-    else:
-        made = make_report(compare(against, found.id, found.pipeline))
+    if sweep or (name is not None and name not in pipelines(settings)):
+        return _summarised(name, sweep, against, folder)
+    against, verdict = against or settings.gate["against"], None
+    pipeline = read_graph(name).pipeline
+    if judged and settings.metrics:
+        verdict = _held(against, pipeline, max_seeds, jobs)
+    made = make_report(compared_with(against, pipeline, verdict), verdict, pipeline=pipeline)
     page, comment = write_report(made, folder)
     print(f"{made.headline}: {made.why}")
     print(f"the page: {near(page.absolute())}\nthe comment: {near(comment.absolute())}")
     raise typer.Exit(0 if made.passes else 1)
+
+
+def _summarised(name: str | None, sweep: bool, against: str | None, folder: Path) -> None:
+    """Write the page of a run, beside the baseline where that has its step, or of a sweep."""
+    from mlops_nb.compare import compare
+    from mlops_nb.record import find_run
+    from mlops_nb.summary import summary_of_run, summary_of_sweep, write_summary
+    from mlops_nb.trials import find_sweep
+
+    if sweep:
+        made = summary_of_sweep(find_sweep(name))
+    else:
+        run, beside = find_run(name), None
+        try:
+            beside = compare(against or "baseline", run.id, run.pipeline)
+        except MlopsError:
+            if against is not None:
+                raise
+        made = summary_of_run(run, beside if beside is not None and not any(one.missing for one in beside.steps) else None)
+    page, comment = write_summary(made, folder)
+    print(f"{made.title}: {made.headline}: {made.why}")
+    print(f"the page: {near(page.absolute())}\nthe comment: {near(comment.absolute())}")
 
 # %% ../nbs/85_proving.ipynb #85-proving-25
 def board(

@@ -60,6 +60,8 @@ def run(
     fetch_only: bool = False,  # execute nothing: raise `UnknownRun` where neither store has a run with the same key
     only_here: bool = False,  # execute nothing, fetch nothing, wait for nobody: raise `UnknownRun` where this store has no run with the same key
     share: Share | None = None,  # of the machine; None: what settings.ini gives it
+    home: Path | None = None,  # where the project's packages are installed from, if its root is a copy of that
+    variables: Mapping[str, str] = {},  # of the kernel's environment, besides those of this process; the key does not know of them
     guard: "Guard | None" = None,  # asked at intervals whether the run must end
     on_progress: Callable[["Progress"], None] = lambda progress: None,
     on_hit: Callable[[Run], None] = lambda run: None,  # told of the run that is returned instead
@@ -82,7 +84,7 @@ def run(
     _check_outputs(step, settings)
     store, remote = Store(settings.store), remote_of(settings)
     inputs = find_inputs(step.inputs, settings.root, store, given or {}, template.name)
-    key = key_now(template, checked, inputs, settings, kernel)
+    key = key_now(template, checked, inputs, settings, kernel, home)
     store.digester.memory.write()
     if only_here and (force or key is None):
         raise UnknownRun(f"{template.name}: whatever the store has, it is to be executed.")
@@ -120,7 +122,7 @@ def run(
                 share = _own_share(template, settings) if share is None else share
                 options["guard"] = _guarded(share, guard)
                 record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline, share)
-        finished = hit or _execute(step, checked, inputs, key, settings, store, secrets, record, {**options, "variables": variables_of(share, os.environ)}, lay_out)
+        finished = hit or _execute(step, checked, inputs, key, settings, store, secrets, record, {**options, "variables": {**variables_of(share, os.environ), **variables}}, lay_out, home)
     if remote is not None:
         send_new(remote, None if hit else finished, store, on_warning, tell)
     if hit is not None:
@@ -202,7 +204,7 @@ def _begin(
 
 def _execute(
     step: Step, checked: dict, inputs: dict[str, File], key: Key | None, settings: Settings, store: Store, secrets: dict[str, str],
-    record: dict, options: dict, lay_out: bool,
+    record: dict, options: dict, lay_out: bool, home: Path | None,
 ) -> Run:  # fmt: skip
     from concurrent.futures import ThreadPoolExecutor
     from concurrent.futures import wait as wait_for
@@ -226,8 +228,8 @@ def _execute(
             )
             record = facts.result()
             with in_use(settings.store):
-                record = _concluded(step, inputs, outcome, settings, store, record, lay_out)
-                if key is not None and key_now(template, checked, inputs, settings, options["kernel"]) != key:
+                record = _concluded(step, inputs, outcome, settings, store, record, lay_out, home)
+                if key is not None and key_now(template, checked, inputs, settings, options["kernel"], home) != key:
                     record["key"] = None  # code was edited while it ran, and nobody can say which of the two was run
                 write_record(settings.store, mask(record))
         except (BadNotebook, BadArgument):
@@ -308,7 +310,7 @@ def _environment(store: Store, python: str | None) -> dict:
     return {"digest": store.put(dump(found)), "python": found.get("python", {}).get("version"), "platform": found.get("platform")}
 
 # %% ../nbs/33_step.ipynb #33-step-08
-def _concluded(step: Step, inputs: Mapping[str, File], outcome: "Outcome", settings: Settings, store: Store, record: dict, lay_out: bool) -> dict:
+def _concluded(step: Step, inputs: Mapping[str, File], outcome: "Outcome", settings: Settings, store: Store, record: dict, lay_out: bool, home: Path | None) -> dict:
     """Return the final record; keep the outputs of a run that succeeded and lay them out."""
     folder = settings.store / record["id"]
     status, error, outputs, replaced = outcome.status, outcome.error, {}, {}
@@ -326,7 +328,7 @@ def _concluded(step: Step, inputs: Mapping[str, File], outcome: "Outcome", setti
                 shutil.rmtree(folder / left, ignore_errors=True)
     if outcome.held is None:
         (folder / "paths.json").unlink(missing_ok=True)
-    access = _access(step, inputs, outcome, settings, folder)
+    access = _access(step, inputs, outcome, settings, folder, home)
     notebook = folder / step.template.name
     record = {
         **record,
@@ -346,14 +348,14 @@ def _concluded(step: Step, inputs: Mapping[str, File], outcome: "Outcome", setti
     return _ended(record)
 
 
-def _access(step: Step, inputs: Mapping[str, File], outcome: "Outcome", settings: Settings, folder: Path) -> dict | None:
+def _access(step: Step, inputs: Mapping[str, File], outcome: "Outcome", settings: Settings, folder: Path, home: Path | None) -> dict | None:
     """Return what the kernel noted beyond the contract, and delete its notes."""
     found = read_access(
         folder / FILE,
         settings.root,
         notebook=outcome.notebook,
         inputs=[file.path for file in inputs.values()],
-        code=lambda: _code(read_reach(step.template, settings.root)),
+        code=lambda: _code(read_reach(step.template, settings.root, home)),
         installed=lambda name: bool(reached_packages([name], settings.store)),
     )
     (folder / FILE).unlink(missing_ok=True)

@@ -107,10 +107,16 @@ class Display:
             self._told[name] = now
             self.write(f"{title}: started\n" if started else line + "\n")
 
-    def end(self, run: Any, was_there: bool = False) -> None:
+    def end(
+        self,
+        run: Any,
+        was_there: bool = False,
+        name: str | None = None,  # of the step; None: that of the run
+    ) -> None:
         """A step has ended, or there was a run of it with the same key."""
-        title = self._titles.get(run.step, self._titles.get(self._last, run.step))
-        self._lines.pop(run.step if run.step in self._titles else self._last, None)
+        name = name or (run.step if run.step in self._titles else self._last)
+        title = self._titles.get(name, run.step)
+        self._lines.pop(name, None)
         if was_there:
             return self._say(f"{title}: fresh, nothing to do ({run.id})")
         said = numbers(run) if run.status == "succeeded" else ""
@@ -120,6 +126,10 @@ class Display:
         """A step does not run."""
         self._lines.pop(name, None)
         self._say(f"{name}: not run, {why}")
+
+    def note(self, text: str) -> None:
+        """Something else is begun."""
+        self._say(text)
 
     def warn(self, text: str) -> None:
         """Something went wrong that ends no run."""

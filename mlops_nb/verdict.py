@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEWEST_SEEDS', 'REPLICATES', 'VERDICTS', 'Rule', 'parse_rule', 'Interval', 'difference_of_means',
-           'difference_over_rows', 'mcnemar', 'Verdict', 'judge', 'written', 'looks_between', 'error_rates']
+           'difference_over_rows', 'mcnemar', 'with_rows', 'Verdict', 'judge', 'written', 'looks_between',
+           'error_rates']
 
 # %% ../nbs/59_verdict.ipynb #59-verdict-02
 import math
@@ -33,14 +34,15 @@ class Rule:
     relative: float = 0.0  # the same, as a share of the baseline's mean
     limit: float | None = None  # the least that is acceptable, or the most where lower is better
     seeds: int = 5  # the fewest runs of each side
-    rows: str | None = None  # the score, macro_f1 or accuracy, that it is over test rows; None: it is not looked at row by row
+    rows: str | None = None  # the score, macro_f1 or accuracy, that it is over test rows, whose choice then counts as noise too; None: the rows are what they are
+    rows_count: bool = True  # False: the interval over rows is shown beside, and does not count
 
 # %% ../nbs/59_verdict.ipynb #59-verdict-06
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _CLAUSES = {
     "higher": r"higher", "lower": r"lower", "tolerance": rf"tolerance\s+({_NUMBER})\s*(%?)", "minimum": rf"minimum\s+({_NUMBER})",
     "maximum": rf"maximum\s+({_NUMBER})", "seeds": r"seeds\s+(\d+)",
-    "rows": r"rows\s+(macro_f1|accuracy)",
+    "rows": r"rows\s+(macro_f1|accuracy)(\s+shown)?",
 }  # fmt: skip
 _HOW = "such as: macro_f1 = higher, tolerance 0.005, tolerance 1 %, minimum 0.9, seeds 5"
 
@@ -51,7 +53,7 @@ def parse_rule(
 ) -> Rule:
     """Return the rule that a person wrote in the section [metrics] of settings.ini. Raises `BadSettings` where it cannot be read."""
     said: dict[str, float] = {}
-    rows = None
+    rows, counts = None, True
     for part in filter(None, (part.strip() for part in text.split(","))):
         word = part.split()[0]
         if word not in _CLAUSES:
@@ -62,9 +64,9 @@ def parse_rule(
             raise BadSettings(f"[metrics] {result} = {text}: {part!r} cannot be read; write it {_HOW}.")
         if name in said:
             raise BadSettings(f"[metrics] {result} = {text}: {word} is given twice; give it once.")
-        rows = found[1] if name == "rows" else rows
+        rows, counts = (found[1], not found[2]) if name == "rows" else (rows, counts)
         said[name] = 1.0 if name == "rows" or not found.groups() else float(found[1])
-    return replace(_rule(result, text, said), rows=rows)
+    return replace(_rule(result, text, said), rows=rows, rows_count=counts)
 
 
 def _rule(result: str, text: str, said: Mapping[str, float]) -> Rule:
@@ -91,6 +93,8 @@ class Interval:
     level: float  # 0 to 1: how often such an interval holds the true value
     method: str  # its name, with the source
     n: int  # pairs, or runs of the smaller side, or rows
+    error: float  # standard error of the value
+    freedom: float = math.inf  # degrees of freedom of that
 
     @property
     def half(self) -> float:
@@ -127,7 +131,7 @@ def _student(value: float, error: float, freedom: float, level: float, method: s
     from scipy.stats import t
 
     half = float(t.ppf((1 + level) / 2, freedom)) * error if error else 0.0
-    return Interval(value, value - half, value + half, level, method, n)
+    return Interval(value, value - half, value + half, level, method, n, error, freedom)
 
 # %% ../nbs/59_verdict.ipynb #59-verdict-15
 REPLICATES = 4000
@@ -135,30 +139,35 @@ REPLICATES = 4000
 
 def difference_over_rows(
     truth: "np.ndarray",  # (n_rows,), int, 0 to n_classes - 1
-    old: "np.ndarray",  # (n_rows,), int, the class that the old model answered
-    new: "np.ndarray",  # (n_rows,), int
+    old: "np.ndarray",  # (n_rows,) or (n_seeds, n_rows), int, the class that the old model answered
+    new: "np.ndarray",  # the same of the new one; as many seeds
     score: str = "macro_f1",  # or accuracy
     level: float = 0.95,
     seed: int = 0,  # of the draws
 ) -> Interval:
-    """Return by how much the score of `new` lies above that of `old`, with the paired bootstrap's percentile interval over rows.
+    """Return by how much the score of `new`, its mean over seeds, lies above that of `old`, with the paired bootstrap's percentile interval over rows.
 
-    Raises `ValueError` for a score that is not known, for no rows, and for arrays of different lengths.
+    The models of all seeds are scored on the same drawn rows. Raises `ValueError` for a score that is not known, for no rows, and for arrays of different shapes.
     """
     import numpy as np
 
     if score not in _SCORES:
         raise ValueError(f"the score {score!r} is not known; there is {listed(_SCORES)}.")
-    truth, old, new = (np.asarray(values, dtype=np.int64) for values in (truth, old, new))
-    if not len(truth) == len(old) == len(new) or not len(truth):
-        raise ValueError(f"{len(truth)} rows of truth, {len(old)} and {len(new)} answers: they must be of the same rows, one or more.")
+    truth, old, new = np.asarray(truth, dtype=np.int64), *(np.atleast_2d(np.asarray(values, dtype=np.int64)) for values in (old, new))
+    if not len(truth) == old.shape[1] == new.shape[1] or not len(truth) or len(old) != len(new):
+        raise ValueError(f"{len(truth)} rows of truth, {old.shape[1]} and {new.shape[1]} answers of {len(old)} and {len(new)} models: they must be of the same rows, one or more, and in pairs.")
     classes = int(max(truth.max(), old.max(), new.max())) + 1
-    cells, counts = np.unique((truth * classes + old) * classes + new, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(truth), counts / len(truth), size=REPLICATES)
-    table = np.vstack([counts, drawn]).astype(float)  # the first row is what was seen
-    apart = _SCORES[score](table, cells // classes**2, cells % classes, classes) - _SCORES[score](table, cells // classes**2, cells // classes % classes, classes)
-    low, high = np.quantile(apart[1:], [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(apart[0]), float(low), float(high), level, "paired bootstrap over rows (Efron & Tibshirani 1993)", len(truth))
+    cells, counts = np.unique(np.vstack([truth, old, new]), axis=1, return_counts=True)
+    draw, shares, block = np.random.default_rng(seed), counts / len(truth), max(1, 5_000_000 // len(counts))  # not more than 40 MB at once
+
+    def score_apart(table: "np.ndarray") -> "np.ndarray":
+        before, after = (np.mean([_SCORES[score](table, cells[0], answer, classes) for answer in answers], axis=0) for answers in (cells[1 : 1 + len(old)], cells[1 + len(old) :]))
+        return after - before
+
+    seen = float(score_apart(counts[None, :].astype(float))[0])
+    drawn = np.concatenate([score_apart(draw.multinomial(len(truth), shares, size=min(block, REPLICATES - begin)).astype(float)) for begin in range(0, REPLICATES, block)])
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(seen, float(low), float(high), level, "paired bootstrap over rows (Efron & Tibshirani 1993)", len(truth), float(drawn.std(ddof=1)))
 
 
 def _accuracy(table: "np.ndarray", truth: "np.ndarray", answer: "np.ndarray", classes: int) -> "np.ndarray":
@@ -192,6 +201,17 @@ def mcnemar(
     lost, won = int(((old == truth) & (new != truth)).sum()), int(((old != truth) & (new == truth)).sum())
     return lost, won, float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
+# %% ../nbs/59_verdict.ipynb #59-verdict-21c
+def with_rows(
+    over_seeds: Interval,
+    over_rows: Interval,  # of the same difference
+) -> Interval:
+    """Return the interval that counts both: other seeds, and other rows to be tested on. The two variances are added; the degrees of freedom are Satterthwaite's."""
+    a, b = over_seeds.error**2, over_rows.error**2
+    freedom = (1 + b / a) ** 2 * over_seeds.freedom if a else math.inf
+    method = f"{over_seeds.method} with the variance of a paired bootstrap over {over_rows.n:,} rows (Efron & Tibshirani 1993; Satterthwaite 1946)"
+    return _student(over_seeds.value, math.sqrt(a + b), freedom, over_seeds.level, method, over_seeds.n)
+
 # %% ../nbs/59_verdict.ipynb #59-verdict-23
 VERDICTS = ("better", "no difference", "not enough runs", "worse")  # from best to worst
 
@@ -221,7 +241,7 @@ def judge(
     *,
     looks: int = 1,  # how often the verdict may be asked for while runs are added
     last: bool = True,  # whether no more runs will be added
-    over_rows: Interval | None = None,  # shown beside it
+    over_rows: Interval | None = None,  # the same difference over test rows, whose choice counts as well unless the rule says otherwise
 ) -> Verdict:
     """Return the verdict on a result. Of a value that is NaN or infinite nothing can be said: it counts as a run that is missing."""
     old = {seed: value for seed, value in old.items() if math.isfinite(value)}
@@ -233,12 +253,14 @@ def judge(
     if min(len(old), len(new)) < max(rule.seeds, FEWEST_SEEDS):
         return say("not enough runs", f"{_runs(len(new))} here and {_runs(len(old))} of the baseline, and {rule.seeds} of each are asked for.")
     apart = difference_of_means(old, new, 1 - 0.05 / looks)
+    apart = with_rows(apart, over_rows) if over_rows is not None and rule.rows_count else apart
     mean, sign = fmean(new.values()), 1 if rule.higher else -1
     if rule.limit is not None and sign * (mean - rule.limit) < 0:
         return say("worse", f"its mean {written(mean, apart.half)} is {'below the minimum' if rule.higher else 'above the maximum'} {rule.limit:g}.", apart)
     harm = max(rule.tolerance, rule.relative * abs(fmean(old.values())))
     gain, (least, most) = sign * apart.value, sorted((sign * apart.low, sign * apart.high))
-    facts = f"{written(apart.value, apart.half, sign=True)} [{written(apart.low, apart.half, sign=True)}, {written(apart.high, apart.half, sign=True)}], {apart.method}, n = {apart.n}"
+    same = f"the same at each of {apart.n} seeds" if not apart.value and not apart.error else ""
+    facts = same or f"{written(apart.value, apart.half, sign=True)} [{written(apart.low, apart.half, sign=True)}, {written(apart.high, apart.half, sign=True)}], {apart.method}, n = {apart.n}"
     if least > 0 and gain > harm:
         return say("better", f"{facts}.", apart)
     if most < 0 and -gain > harm:
@@ -263,6 +285,8 @@ def written(
     plus = "+" if sign else ""
     if not math.isfinite(value):
         return str(value)
+    if not value and not half:
+        return "0"
     if not half or not math.isfinite(half):
         return f"{value:{plus}.6g}".replace("-", "−")
     most = 5 - math.floor(math.log10(abs(value))) if value else 6  # of the decimals that a sum of floats is sure of, and more than anybody reads
@@ -289,6 +313,8 @@ def error_rates(
     most: int = 20,  # seeds at the last look
     trials: int = 1000,
     seed: int = 0,
+    rows_error: float = 0.0,  # standard deviation, over choices of the test rows, of the difference
+    rows_count: bool = True,  # whether the verdict is told of it
 ) -> dict[str, float]:
     """Return the share of each verdict, 0 to 1, over simulated comparisons of two models whose results are normal over seeds."""
     import numpy as np
@@ -297,9 +323,10 @@ def error_rates(
     counts = dict.fromkeys(VERDICTS, 0)
     for _ in range(trials):
         luck, sides = draw.normal(0, noise * math.sqrt(shared), most), draw.normal(0, noise * math.sqrt(1 - shared), (2, most))
-        old, new = 0.9 + luck + sides[0], 0.9 - loss * (1 if rule.higher else -1) + luck + sides[1]
+        old, new = 0.9 + luck + sides[0], 0.9 - loss * (1 if rule.higher else -1) + luck + sides[1] + draw.normal(0, rows_error)
+        rows = Interval(0.0, 0.0, 0.0, 0.95, "", 1000, rows_error) if rows_error and rows_count else None
         for n in looks:
-            verdict = judge(rule, dict(enumerate(old[:n])), dict(enumerate(new[:n])), looks=len(looks), last=n == looks[-1])
+            verdict = judge(rule, dict(enumerate(old[:n])), dict(enumerate(new[:n])), looks=len(looks), last=n == looks[-1], over_rows=rows)
             if verdict.word != "not enough runs":
                 break
         counts[verdict.word] += 1

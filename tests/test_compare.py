@@ -144,7 +144,7 @@ def test_the_command_prints_it_in_three_forms(project):
     assert "Nothing changed" in command("compare", "main", "--markdown", cwd=project).stdout
     assert json.loads(command("compare", "main", "--json", cwd=project).stdout)["same"] is True
     wrong = command("compare", "mian", cwd=project)
-    assert wrong.returncode == 2 and wrong.stderr.startswith("mlops-nb: 'mian' is neither a run nor a revision here.")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("mlops-nb: 'mian' is neither a run, nor a sweep, nor a revision here.")
 
 
 def test_a_revision_without_published_results_is_refused(project):

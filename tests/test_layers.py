@@ -27,6 +27,7 @@ TOOLS = {
     "jupyter_core": ("provision", "kernel", "kernelspec"),
     "nbclient": "execute",
     "nbconvert": "board",
+    "nbdime": "align",
     "nbformat": "execute",
     "optuna": "search",
     "packaging": "environment",

@@ -106,10 +106,63 @@ def test_a_hostile_result_stays_text(project):
 
 
 def test_one_run_has_a_report_of_its_own(project):
-    """A run beside a revision, without a gate."""
+    """What it gave, its arguments, how to have it again; beside the baseline, and without a baseline too. It is nothing to post."""
     run = json.loads(command("runs", "--json", cwd=project).stdout)[0]["id"]
     done = command("report", run, "--folder", "one", cwd=project)
-    assert done.returncode == 0 and done.stdout.startswith("nothing changed")
-    assert (project / "one/report.html").exists()
+    assert done.returncode == 0 and done.stdout.startswith("train: succeeded")
+    html, markdown = ((project / "one" / name).read_text() for name in ("report.html", "report.md"))
+    assert "Beside the baseline" in html and f"mlops-nb reproduce {run}" in html and "script" not in Page(html).tags
+    assert "| score |" in markdown and not (project / "one/report.json").exists()
+    git(project, "rm", "-r", "--cached", "results")
+    git(project, "commit", "-m", "Nothing published")
+    alone = command("report", run, "--folder", "one", cwd=project)
+    assert alone.returncode == 0 and "Beside the baseline" not in (project / "one/report.html").read_text()
     wrong = command("report", "nothing-like-it", cwd=project)
     assert wrong.returncode == 2 and "no run and no step is called" in wrong.stderr
+
+
+def test_a_sweep_has_a_report_of_its_own(project):
+    """The best setting first, the trials, the picture, the command that has it again; two sweeps are compared setting by setting."""
+    assert command("report", "--sweep", cwd=project).returncode == 2
+    words = ("sweep", "nbs/pipelines/stars/10_train.ipynb", "-p", "seed=0:2", "--maximize", "score")
+    assert command(*words, "-p", "rate=0.2,0.5,0.9", cwd=project).returncode == 0
+    done = command("report", "--sweep", cwd=project)
+    assert done.returncode == 0 and "Best: trial 2 (rate=0.9), score " in done.stdout, done.stderr
+    html = (project / "report/report.html").read_text()
+    assert "each parameter against score" in html and "--maximize score" in html and "mlops-nb reproduce" in html
+    (project / "nbs/pipelines/stars/fitting.py").write_text("def rate_of(rate):\n    return rate * 2\n")
+    assert command(*words, "-p", "rate=0.2,0.9", cwd=project).returncode == 0
+    ids = [file.stem for file in sorted((project / "runs/sweeps").glob("*.json"), key=lambda file: file.stat().st_mtime)]
+    assert len(ids) == 2
+    found = json.loads(command("compare", *ids, "--json", cwd=project).stdout)
+    assert [(one["setting"], one["before"]["n"], one["after"] and one["after"]["n"]) for one in found["trials"]] == [("rate=0.9", 2, 2), ("rate=0.2", 2, 2), ("rate=0.5", 2, None)]
+    assert found["steps"][0]["reasons"]["code"] == ["nbs/pipelines/stars/fitting.py: function rate_of changed"]
+    assert "not tried" in command("compare", *ids, cwd=project).stdout
+
+
+def test_a_changed_pin_is_seen_in_the_lock_before_it_is_installed(project):
+    """The pin is named as text. Where the code reaches the package, nothing here tried it: that is said, and it is not called unchanged."""
+    template = project / "nbs/pipelines/stars/10_train.ipynb"
+    template.write_text(template.read_text().replace("import random", "import random, packaging.version"))
+    (project / "constraints.txt").write_text("packaging==1.0\nrich==1.0\n")
+    assert command("run", cwd=project).returncode == 0 and command("publish", cwd=project).returncode == 0
+    git(project, "add", "-A")
+    git(project, "commit", "-m", "A lock")
+    (project / "constraints.txt").write_text("packaging==1.0\nrich==2.0\n")
+    done = command("report", cwd=project)
+    assert done.returncode == 0 and done.stdout.startswith("nothing changed"), done.stdout
+    assert "constraints.txt</code>: <code>rich 1.0 → 2.0" in (project / "report/report.md").read_text()
+    (project / "constraints.txt").write_text("packaging==2.0\nrich==1.0\n")
+    done = command("report", cwd=project)
+    assert done.stdout.startswith("not judged: with the packages that are installed, nothing to run") and "constraints.txt asks for packaging 2.0, and the runs here were made with" in done.stdout
+
+
+def test_without_published_results_the_gate_itself_is_the_baseline(project):
+    """What the gate ran of both sides is compared where the base has published nothing."""
+    git(project, "rm", "-r", "--cached", "results")
+    git(project, "commit", "-m", "Nothing published")
+    (project / "nbs/pipelines/stars/fitting.py").write_text("def rate_of(rate):\n    return rate * 0.4\n")
+    done = command("report", cwd=project)
+    assert done.returncode == 1, done.stderr
+    assert "function rate_of changed" in (project / "report/report.md").read_text()
+    assert command("report", "--no-gate", cwd=project).returncode == 2

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops_nb.errors import BadSettings
-from mlops_nb.verdict import VERDICTS, Rule, difference_of_means, difference_over_rows, error_rates, judge, looks_between, parse_rule
+from mlops_nb.verdict import VERDICTS, Rule, difference_of_means, difference_over_rows, error_rates, judge, looks_between, parse_rule, with_rows
 
 RULE = Rule("macro_f1", seeds=5)
 values = st.lists(st.floats(-1e6, 1e6), min_size=0, max_size=4).map(lambda found: dict(enumerate(found)))
@@ -117,6 +117,47 @@ def test_the_interval_over_rows_holds_the_truth_as_often_as_it_says():
         apart = difference_over_rows(truth, old, new, "accuracy", seed=number)
         missed += not apart.low <= 0.05 <= apart.high
     assert 0.02 <= missed / 300 <= 0.085
+
+
+def classifiers(random, n_seeds, n_rows, own=0.08):
+    """Return truth and answers (n_seeds, n_rows) of two ways to train a classifier that are equally good over all rows that there could be, and each good at rows of its own."""
+    truth = random.integers(0, 2, n_rows)
+    hard = random.random(n_rows) < 0.1
+    sides = []
+    for _ in range(2):
+        fails = hard ^ (random.random(n_rows) < own)  # on which rows this way of training tends to fail
+        right = random.random((n_seeds, n_rows)) < np.where(fails, 0.3, 0.97)
+        sides.append(np.where(right, truth, 1 - truth))
+    return truth, *sides
+
+
+def test_equal_classifiers_on_few_rows_are_called_worse_in_no_more_than_five_of_a_hundred(monkeypatch):
+    """1,000 comparisons by the whole way: predictions, bootstrap over rows, two looks. Where the rows do not count, equal models are called worse more often than that."""
+    monkeypatch.setattr("mlops_nb.verdict.REPLICATES", 200)  # its error is used, not its quantiles: few are enough
+    random, looks = np.random.default_rng(8), looks_between(5, 10)
+    wrong = dict.fromkeys([True, False], 0)
+    for _ in range(1000):
+        truth, old, new = classifiers(random, 10, 300)
+        for counted in wrong:
+            for n in looks:
+                values = [dict(enumerate((side[:n] == truth).mean(axis=1))) for side in (old, new)]
+                rows = difference_over_rows(truth, old[:n], new[:n], "accuracy") if counted else None
+                word = judge(RULE, *values, looks=len(looks), last=n == looks[-1], over_rows=rows).word
+                if word != "not enough runs":
+                    break
+            wrong[counted] += word == "worse"
+    assert wrong[True] <= 50 < 100 < wrong[False]
+
+
+def test_seeds_that_are_scored_on_the_same_rows_are_drawn_together():
+    """Twice the same model is no second opinion; models that fail on rows of their own are one."""
+    random = np.random.default_rng(4)
+    truth, old, new = classifiers(random, 8, 400, own=0.0)
+    one = difference_over_rows(truth, old[0], new[0], "accuracy")
+    assert difference_over_rows(truth, np.tile(old[0], (8, 1)), np.tile(new[0], (8, 1)), "accuracy").error == pytest.approx(one.error)
+    assert difference_over_rows(truth, old, new, "accuracy").error < one.error / 2
+    values = [dict(enumerate((side == truth).mean(axis=1))) for side in (old, new)]
+    assert with_rows(difference_of_means(*values), one).half > difference_of_means(*values).half
 
 
 @given(st.text(max_size=40))
