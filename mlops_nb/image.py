@@ -141,7 +141,7 @@ def environment_file(
     if pip:
         lines.append("  - pip:")
     for name, version in pip.items():
-        lines.append(f"      - {name}=={version}" + "".join(f" --hash={one}" for one in hashes[f"{name}=={version}"] if not bare))
+        lines.append(f"      - {name}=={version}" + "".join(f" --hash={one}" for one in hashes.get(f"{name}=={version}", ()) if not bare))
     return "\n".join(lines) + "\n"
 
 # %% ../nbs/70_image.ipynb #70-image-18

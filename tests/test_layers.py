@@ -19,6 +19,7 @@ TOOLS = {
     "IPython": ("result", "steps"),
     "annotated_types": "template",
     "bleach": "board",
+    "cyclonedx": "bill",
     "dask": "cluster",
     "distributed": "cluster",
     "fsspec": "remote",
@@ -30,6 +31,7 @@ TOOLS = {
     "nbformat": "execute",
     "optuna": "search",
     "packaging": "environment",
+    "packageurl": "bill",
     "papermill": "execute",
     "pydantic": ("template", "comment"),
     "pyflakes": "lint",
@@ -37,7 +39,7 @@ TOOLS = {
     "rich": "terminal",
     "tornado": "shell",
     "traitlets": ("provision", "shell"),
-    "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "kernels", "cli"),  # a command declares its own options
+    "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "kernels", "imaging", "cli"),  # a command declares its own options
     "urllib3": "post",
     "zmq": "shell",
 }
