@@ -10,6 +10,7 @@ __all__ = ['PARTS', 'FAULTS', 'clean_clone', 'tag_of', 'image_name', 'BuildStep'
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -82,11 +83,12 @@ def tag_of(
 
 def image_name(
     settings: Settings,
+    name: str | None = None,  # asked for
 ) -> str:
-    """Return the name of the project's image without its tag: what settings.ini says, else that of the folder. Raises `BadImage` for what no registry takes."""
-    name = settings.image["name"] or re.sub(r"[^a-z0-9._-]+", "-", settings.root.name.lower()).strip("-._") or "image"
+    """Return the name of the project's image without its tag: what is asked for, else what settings.ini says, else that of the folder. Raises `BadImage` for what no registry takes."""
+    name = name or settings.image["name"] or re.sub(r"[^a-z0-9._-]+", "-", settings.root.name.lower()).strip("-._") or "image"
     if not re.fullmatch(r"(?:[\w.-]+(?::\d+)?/)?[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*", name):
-        raise BadImage(f"settings.ini says [image] name = {masked(name)}; an image is called such as ghcr.io/someone/stars, in small letters, without a tag.")
+        raise BadImage(f"no image can be called {masked(name)}; one is called such as ghcr.io/someone/stars, in small letters, without a tag.")
     return name
 
 # %% ../nbs/73_build.ipynb #73-build-11
@@ -142,7 +144,8 @@ def read_steps(
             part = "content"
         elif words.startswith("COPY") and "src/" in words and part == "base":
             part = "environment"
-        steps.append(BuildStep(number, words[:100], part, *ends[vertex]))
+        cached, seconds = ends[vertex]
+        steps.append(BuildStep(number, words[:100], part, cached or (words.startswith("FROM") and seconds < 0.1), seconds))
     return steps
 
 # %% ../nbs/73_build.ipynb #73-build-15
@@ -185,6 +188,7 @@ def build(
     engine: Engine,
     *,
     root: Path | str = ".",  # the project, or anything in it
+    name: str | None = None,  # without a tag; None: what settings.ini says, else that of the folder
     config: Path | None = None,  # a configuration file of repo2docker
     remote: str | None = None,  # https address of the repository, that the image names as its origin
     on_line: Callable[[str], None] = lambda line: None,  # told each line of the log
@@ -194,7 +198,7 @@ def build(
     Raises `BadRevision` where something is not committed, `BadImage` where `binder/` is not what the lock says, and `ImageFailed` with the reason where it cannot be built.
     """
     settings = read_settings(root)
-    name = image_name(settings)
+    name = image_name(settings, name)
     if config is not None and not config.is_file():
         raise BadImage(f"--config {config}: there is no such file.")
     if other := write_binder(settings.root, check=True):
@@ -205,15 +209,18 @@ def build(
         reference = f"{name}:{tag_of(environment, commit)}"
         folder = image_folder(settings, reference)
         labels = labels_of(settings, environment, commit, remote)
-        words = ["--no-run", "--user-id", "1000", "--user-name", "jovyan", "--image-name", reference, *(["--config", str(config.resolve())] if config else [])]
+        beside = f"{name}:building-{secrets.token_hex(6)}"
+        words = ["--no-run", "--user-id", "1000", "--user-name", "jovyan", "--image-name", beside, *(["--config", str(config.resolve())] if config else [])]
         words += [word for label, value in labels.items() for word in ("--label", f"{label}={value}")]
         code, text = _follow([sys.executable, "-m", "repo2docker", *words, "."], tree, engine, folder / "build.log", on_line)
     if code:
         why = "repo2docker is not installed: pip install 'mlops-nb[image]'." if "No module named repo2docker" in text else explain_failure(text)
         raise ImageFailed(f"the image was not built: {why} The log: {near(folder / 'build.log')}")
-    found = engine.inspect(reference)
+    found = engine.inspect(beside)
     if found is None:
-        raise ImageFailed(f"repo2docker ended well, and {engine.name} has no image {reference}. Where its builder is another machine's, tell it to load what it builds: buildx build --load. The log: {near(folder / 'build.log')}")
+        raise ImageFailed(f"repo2docker ended well, and {engine.name} has no image {beside}. Where its builder is another machine's, tell it to load what it builds: buildx build --load. The log: {near(folder / 'build.log')}")
+    engine.ask("tag", beside, reference)
+    engine("rmi", beside)
     built = Built(
         reference, found["Id"], commit, environment, int(found["Size"]), time.monotonic() - started, tuple(read_steps(text)),
         tuple(found["RootFS"]["Layers"]), str(folder / "build.log"),

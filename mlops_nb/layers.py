@@ -7,12 +7,13 @@ __all__ = ['LARGEST', 'PRIVATE', 'RULES', 'Leak', 'find_leaks', 'read_layer', 's
 
 # %% ../nbs/76_layers.ipynb #76-layers-02
 import base64
+import fnmatch
 import hashlib
 import json
 import re
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,8 +85,9 @@ def search_layers(
     engine: Engine,
     image: str,
     memory: Path,  # a folder to remember in what a layer holds
+    examples: Sequence[str] = (),  # patterns of files in the repository whose secrets are made up, such as tests/*.py
 ) -> list[Leak]:
-    """Return what looks like a secret in an image and is no file of a package. Raises `ImageFailed` where the engine does not hand the image out."""
+    """Return what looks like a secret in an image, and is neither a file of a package nor made up. Raises `ImageFailed` where the engine does not hand the image out."""
     about = engine.inspect(image)
     if about is None:
         raise ImageFailed(f"{engine.name} has no image {image}.")
@@ -94,7 +96,9 @@ def search_layers(
         found |= _read_image(engine, image, about["RootFS"]["Layers"], found, memory)
     listed = {digest for layer in found.values() for digest in layer["listed"]}
     summed = {digest for layer in found.values() for digest in layer["summed"]}
+    home = (about.get("Config") or {}).get("WorkingDir") or "/"
     leaks = [Leak(**{**leak, "layer": digest}) for digest, layer in found.items() for leak, sha256, md5 in layer["leaks"] if sha256 not in listed and md5 not in summed]
+    leaks = [leak for leak in leaks if not any(fnmatch.fnmatch(leak.where, f"{home.rstrip('/')}/{pattern}") for pattern in examples)]
     return [*leaks, *_in_configuration(engine, image, about)]
 
 

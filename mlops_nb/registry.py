@@ -66,11 +66,12 @@ def push(
     built: Built,
     settings: Settings,
     verdict: Verdict | None,  # as it was tried; None: it was not
+    name: str | None = None,  # without a tag; None: what settings.ini says
     advisories: str = "pypi",  # where vulnerabilities are looked up
 ) -> dict[str, Any]:
     """Push an image, write `image.json` and the bill beside it, and return what it says. Raises `ImageFailed` where the registry does not take it; then nothing is written."""
     tag = built.reference.rpartition(":")[2]
-    name = image_name(settings)
+    name = image_name(settings, name)
     contents = read_contents(engine, built.id)
     engine.ask("tag", built.id, f"{name}:{tag}")
     done = engine("push", f"{name}:{tag}")

@@ -47,7 +47,7 @@ class Settings:
     resources: Mapping[str, str]  # by template, what a run of it needs; see `resources`
     metrics: Mapping[str, str]  # by the name of a result, what the gate asks of it; see `verdict`
     gate: Mapping[str, str | None]  # `against` a revision, `seeds` and `predictions` as step.name, `truth` a column, `max_seeds` a whole number
-    image: Mapping[str, str | None]  # `lock` a file, `without` a part of it, `apt` packages, `name` in a registry, `content` and `environment` repositories, `binder` a hub
+    image: Mapping[str, str | None]  # `lock` a file, `without` a part of it, `apt` packages, `name` in a registry, `examples` files with secrets that are made up, `content` and `environment` repositories, `binder` a hub
     remote: str | None = None  # URL of the store that is shared with others; None: nothing is shared
     warm: bool = True  # whether kernels are forked from a process that has imported already
     idle_s: float = 600.0  # how long such a process waits for the next kernel
@@ -66,7 +66,7 @@ OPTIONS = {
     "check": {"ignore": ""},
     "reproduce": {"pictures": "0.75"},
     "image": {
-        "lock": "constraints.txt", "without": "", "apt": "git", "name": None,
+        "lock": "constraints.txt", "without": "", "apt": "git", "name": None, "examples": "",
         "content": None, "environment": None, "binder": "https://mybinder.org",
     },
     "gate": {"against": "main", "seeds": "", "max_seeds": "20", "predictions": None, "truth": "class"},
