@@ -737,6 +737,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlops_nb.layers._Hashed.drain': ('layers.html#_hashed.drain', 'mlops_nb/layers.py'),
                                  'mlops_nb.layers._Hashed.read': ('layers.html#_hashed.read', 'mlops_nb/layers.py'),
                                  'mlops_nb.layers._in_configuration': ('layers.html#_in_configuration', 'mlops_nb/layers.py'),
+                                 'mlops_nb.layers._may_hold': ('layers.html#_may_hold', 'mlops_nb/layers.py'),
                                  'mlops_nb.layers._read_image': ('layers.html#_read_image', 'mlops_nb/layers.py'),
                                  'mlops_nb.layers._recalled': ('layers.html#_recalled', 'mlops_nb/layers.py'),
                                  'mlops_nb.layers.find_leaks': ('layers.html#find_leaks', 'mlops_nb/layers.py'),

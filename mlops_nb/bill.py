@@ -114,6 +114,7 @@ def bill(
     bom = Bom(components=components, serial_number=uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([contents.python, contents.system, name, version])))
     bom.metadata.component = Component(name=name, version=version, type=ComponentType.CONTAINER, bom_ref="image")
     bom.metadata.timestamp = datetime.fromisoformat(when)
+    bom.register_dependency(bom.metadata.component, components)
     text: str = JsonV1Dot6(bom).output_as_string(indent=1)
     return text + "\n"
 

@@ -49,11 +49,19 @@ def find_leaks(
     """Yield what looks like a secret in a file."""
     if PRIVATE.search(f"/{path}") and content.strip():
         yield Leak(f"/{path}", "a file that programs keep secrets in", "…")
-    if b"\0" in content[:8192]:
+    if b"\0" in content[:8192] or not _may_hold(content):
         return
     text = content.decode("utf-8", errors="replace")
     for kind, secret in sorted({(kind, shown(secret)) for _, kind, secret in find_secrets(text)}):
         yield Leak(f"/{path}", kind, secret)
+
+
+_HINTS = [hint.encode() for hint, _ in SECRETS.values() if hint not in ("gh", "://")]
+
+
+def _may_hold(content: bytes) -> bool:
+    """Say whether a file is worth the slow look: the form of an address is tried at every word, and there are a hundred thousand files."""
+    return any(hint in content for hint in _HINTS) or bool(re.search(rb"gh[pousr]_", content) or re.search(rb"://[^\s/:@]{1,100}:[^\s/:@]{4,100}@", content))
 
 
 def read_layer(
