@@ -14,7 +14,7 @@ unexport PYTHONPATH PYTHONHOME
 
 title = @printf '\n== %s\n' "$(1)"
 
-write_binder = .venv/bin/python -c 'from mlops_nb.image import write_binder; write_binder(".")'
+write_binder = .venv/bin/mlops-nb image prepare
 # A link in the notebook starts at nbs/, and one in README.md at the root.
 write_readme = .venv/bin/jupyter nbconvert --log-level WARN --to markdown --stdout nbs/index.ipynb | sed -E 's!(\]\(|src=")\.\./!\1!g' > README.md
 

@@ -19,6 +19,7 @@ TOOLS = {
     "IPython": ("result", "steps"),
     "annotated_types": "template",
     "bleach": "board",
+    "cyclonedx": "bill",
     "dask": "cluster",
     "distributed": "cluster",
     "fsspec": "remote",
@@ -28,9 +29,10 @@ TOOLS = {
     "nbclient": "execute",
     "nbconvert": "board",
     "nbdime": "align",
-    "nbformat": "execute",
+    "nbformat": ("execute", "align"),  # nbdime takes its nodes
     "optuna": "search",
     "packaging": "environment",
+    "packageurl": "bill",
     "papermill": "execute",
     "pydantic": ("template", "comment"),
     "pyflakes": "lint",
@@ -38,7 +40,7 @@ TOOLS = {
     "rich": "terminal",
     "tornado": "shell",
     "traitlets": ("provision", "shell"),
-    "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "kernels", "cli"),  # a command declares its own options
+    "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "kernels", "imaging", "cli"),  # a command declares its own options
     "urllib3": "post",
     "zmq": "shell",
 }
