@@ -47,7 +47,7 @@ test: .venv/.installed-test  ## check everything: generated files, style, types,
 	$(call title,Tutorials give the outputs that they show)
 	@.venv/bin/pytest --quiet --nbval --nbval-current-env nbs/tutorials
 	$(call title,Tests)
-	@.venv/bin/pytest --quiet --ignore tests/test_generated.py
+	@.venv/bin/pytest --quiet --numprocesses logical --dist loadfile --ignore tests/test_generated.py
 
 test-long: .venv/.installed-test  ## check what takes minutes: the study and a sweep of 200 trials, on a cluster as on this machine
 	.venv/bin/pytest -m long -s
