@@ -26,7 +26,7 @@ from .key import Key
 from .mask import Mask
 from .plain import dump
 from .reach import Reach, read_reach
-from .record import Run, as_run, new_id, now, this_process, write_record
+from .record import Run, as_run, giving_signs, new_id, now, this_process, write_record
 from .remote import fetch, remote_of, send_new, to_stderr
 from .resources import Needs, Share, check_needs, memory_guard, needs_of, recorded, share_of, this_machine, variables_of
 from .result import read_results
@@ -213,7 +213,7 @@ def _execute(
 
     template, mask, folder = step.template, Mask(secrets), settings.store / record["id"]
     _drop_racy_bytecode(key, settings.root)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, giving_signs(folder):
         facts = pool.submit(_facts, settings, store, secrets, record)
         try:
             outcome = execute(
