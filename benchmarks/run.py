@@ -12,12 +12,13 @@ import nothing
 import overhead
 import reading
 import report
+import reporting
 import startup
 import sweep
 from measure import Case, Wrong, interleave, table
 from ways import stop_servers
 
-PARTS = {part.__name__: part for part in (overhead, sweep, diamond, memory, startup, reading, nothing)}
+PARTS = {part.__name__: part for part in (overhead, sweep, diamond, memory, startup, reading, nothing, reporting)}
 
 
 def main() -> None:

@@ -40,10 +40,17 @@ def _changes(before: list, after: list) -> list:
 
 def _notebook(cells: list) -> Any:
     """Return what nbdime takes: texts in one piece."""
-    from nbformat import from_dict
-    from nbformat.v4.rwbase import rejoin_lines
+    return {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": _joined(cells)}
 
-    return rejoin_lines(from_dict({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": cells}))
+
+def _joined(value: Any, key: str = "") -> Any:
+    """Return a value in which each text that is kept as a list of lines is one text."""
+    if isinstance(value, Mapping):
+        return {name: _joined(one, name) for name, one in value.items()}
+    if isinstance(value, list):
+        lines = bool(value) and key not in ("cells", "outputs", "traceback") and all(isinstance(one, str) for one in value)
+        return "".join(value) if lines or (not value and key in ("source", "text")) else [_joined(one) for one in value]
+    return value
 
 
 def _bare(cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from html import escape, unescape
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -34,6 +34,7 @@ from .result import is_table
 from .settings import Settings, near, read_settings
 from .status import read_status
 from .store import Store, write_whole
+from .trials import Sweep, read_sweep, verdict
 
 # %% ../nbs/72_board.ipynb #72-board-05
 MOST_TEXT = 200  # characters of one argument or error in the list
@@ -633,53 +634,20 @@ def _steps(one: _Pipeline) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 # %% ../nbs/72_board.ipynb #72-board-28
-@dataclass(frozen=True)
-class _Sweep:
-    """What the board says of a sweep."""
-
-    id: str
-    template: str
-    space: dict[str, str]
-    way: str
-    objective: str | None
-    direction: str | None
-    wanted: int
-    updated: str
-    runs: tuple[str, ...]  # ids
-    counts: dict[str, int]  # trials by status
-    best: tuple[float, dict] | None  # the mean over the runs of a trial, and its setting
-    picture: str  # SVG; "" where there is none
-
-
-def _read_sweeps(store: Path) -> list[_Sweep]:
+def _read_sweeps(store: Path) -> list[Sweep]:
     """Return the sweeps whose records can be read, the last one first."""
     found = []
     for file in (store / "sweeps").glob("*.json"):
-        try:
-            record = load(file.read_bytes())
-            if record["format"] == 1:
-                found.append(_sweep(record, store / "sweeps" / file.stem / "slices.svg"))
-        except (OSError, ValueError, TypeError, LookupError, AttributeError):
-            continue
+        with suppress(BadStore, UnknownRun):
+            found.append(read_sweep(file))
     return sorted(found, key=lambda sweep: (sweep.updated, sweep.id), reverse=True)
 
 
-def _sweep(record: dict, picture: Path) -> _Sweep:
-    objective, counts, ranked = record["objective"], dict[str, int](), []
-    for trial in record["trials"]:
-        statuses = [run["status"] for run in trial["runs"]]
-        status = next((word for word in ("pruned", "waiting") if word in statuses), None) or next((word for word in statuses if word != "succeeded"), "succeeded")
-        counts[status] = counts.get(status, 0) + 1
-        values = [run["results"][objective] for run in trial["runs"] if objective in run["results"]]
-        if status == "succeeded" and len(values) == len(statuses) and all(value == value for value in values):
-            ranked.append((fmean(values), trial["setting"]))
-    best = (max if record["direction"] == "maximize" else min)(ranked, key=lambda one: one[0]) if ranked and objective else None
-    runs = tuple(run["id"] for trial in record["trials"] for run in trial["runs"] if run["id"])
-    named = {name: record[name] for name in ("id", "template", "space", "way", "objective", "direction", "wanted", "updated")}
-    return _Sweep(**named, runs=runs, counts=counts, best=best, picture=picture.read_text(encoding="utf-8") if picture.exists() else "")
+def _ids(sweep: Sweep) -> list[str]:
+    return [run.id for trial in sweep.trials for run in trial.runs if run.id]
 
 
-def _sweeps_page(found: Iterable[_Sweep], sections: Iterable[str]) -> str:
+def _sweeps_page(found: Iterable[Sweep], sections: Iterable[str]) -> str:
     from base64 import b64encode
 
     parts = [_nav("Sweeps", sections), "<h1>Sweeps</h1>"]
@@ -689,14 +657,13 @@ def _sweeps_page(found: Iterable[_Sweep], sections: Iterable[str]) -> str:
             ("notebook", f"<code>{_text(sweep.template)}</code>"),
             ("space", "<br>".join(f"<code>{_text(name)}={_text(axis)}</code>" for name, axis in sweep.space.items())),
             ("search", _text(sweep.way + (f", to {sweep.direction} {sweep.objective}" if sweep.objective else ""))),
-            ("trials", _text(f"{sum(sweep.counts.values())} of {sweep.wanted}: " + ", ".join(f"{count} {status}" for status, count in sweep.counts.items()))),
+            ("what came out", "<br>".join(map(_text, verdict(sweep)))),
             ("last change", _time(sweep.updated)),
         ]
-        if sweep.best:
-            setting = ", ".join(f"{name}={value}" for name, value in sweep.best[1].items())
-            facts.append(("best mean", f"<b>{sweep.best[0]:.4g}</b> with <code>{_text(setting)}</code>, the best of {sweep.counts.get('succeeded', 0)}, and so likely to be a little too good"))
-        picture = f'<img alt="each parameter against {_text(sweep.objective)}" src="data:image/svg+xml;base64,{b64encode(sweep.picture.encode()).decode()}">' if sweep.picture else ""
-        parts.append(f'<h2>{_text(sweep.id)}</h2>{_facts(facts)}<p><a href="index.html#{_text(urlencode(asked))}">its {len(sweep.runs)} runs</a></p>{picture}')
+        file = sweep.folder / "slices.svg"
+        drawn = file.read_bytes() if file.exists() else b""
+        picture = f'<img alt="each parameter against {_text(sweep.objective or "the first result")}" src="data:image/svg+xml;base64,{b64encode(drawn).decode()}">' if drawn else ""
+        parts.append(f'<h2>{_text(sweep.id)}</h2>{_facts(facts)}<p><a href="index.html#{_text(urlencode(asked))}">its {len(_ids(sweep)):,} runs</a></p>{picture}')
     return document("sweeps", "\n".join(parts), sheet="board.css")
 
 # %% ../nbs/72_board.ipynb #72-board-30
@@ -767,7 +734,7 @@ def write_board(
         writer.put(f"environments/{digest}.html", "", partial(_without, _environment_page, store, digest, sections))
     for name, (file, _, moment) in compared.items():
         writer.put(f"comparisons/{name}", f"{file.stat().st_mtime_ns} {moment}", partial(_without, file.read_text, encoding="utf-8"))
-    members = {id: sweep.id for sweep in reversed(searched) for id in sweep.runs}
+    members = {id: sweep.id for sweep in reversed(searched) for id in _ids(sweep)}
     head = f"{_nav('Runs', sections)}<h1>{_text(settings.root.name)}</h1>" + (f'<ul class="cards" aria-label="Pipelines">{"".join(map(_card, lines))}</ul>' if lines else "")
     pages = {"board.css": STYLE + _STYLE, "index.html": list_page(settings.root.name, columns_of(found, members), head)}
     pages |= {"pipelines.html": _pipelines_page(lines, sections)} if lines else {}

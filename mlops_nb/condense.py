@@ -71,11 +71,12 @@ def _reworded(value: Any, reword: Callable[[str], str], kind: str = "") -> Any:
     if isinstance(value, str):
         return value if kind in PICTURES else reword(value)
     if isinstance(value, Mapping):
-        return {name: _reworded(item, reword, name) for name, item in value.items()}
+        return {name: _reworded(item, reword, "json" if kind.endswith("json") else name) for name, item in value.items()}
     if isinstance(value, list):
-        if kind != "traceback" and all(isinstance(item, str) for item in value):  # the lines of one text
+        is_text = kind == "text" or ("/" in kind and not kind.endswith("json"))  # of a stream, or by MIME type
+        if is_text and all(isinstance(item, str) for item in value):  # the lines of one text
             return _lines(reword("".join(value))) if kind not in PICTURES else value
-        return [_reworded(item, reword) for item in value]
+        return [_reworded(item, reword, "json" if kind.endswith("json") else "") for item in value]
     return value
 
 

@@ -24,7 +24,7 @@ from .changes import Change
 from .comment import MOST_ROWS, MOST_TEXT, Command, Headline, Metric, Place, Reason, Result, Statement, brief, comment, links_for, write_statement
 from .compare import KINDS, Comparison, Moved, Side, changes_as_html, code_changes, compare, compare_sides, curves_as_html, figures_as_html, shown_change, shown_value, wanted_way
 from .drift import TableChange
-from .errors import BadRevision
+from .errors import BadRevision, listed
 from .gate import Gate, arguments_at, seeds_of
 from .graph import read_graph
 from .plain import is_number
@@ -50,7 +50,7 @@ class Report:
         """The verdict in a few words."""
         if self.gate is None:
             return "nothing changed" if self.comparison.same else "not judged"
-        if self.gate.unchanged and self.comparison.untried:
+        if self.gate.unchanged and (self.comparison.untried or self._moved_by_packages):
             return "not judged"
         return ("nothing changed" if self.gate.unchanged else "passes") if self.gate.passes else "does not pass"
 
@@ -59,12 +59,32 @@ class Report:
         """The sentence that says why."""
         untried = "".join(f" {sentence}: install it, and run again." for sentence in self.comparison.untried)
         if self.gate is not None:
-            return f"with the packages that are installed, {self.gate.why}{untried}" if untried else self.gate.why
+            told = f"with the packages that are installed, {self.gate.why}{untried}" if untried else self.gate.why
+            return told + self._about_packages if self.gate.unchanged else told
         if untried:
             return untried.strip()
         if self.comparison.same:
             return "nothing to run, nothing changed: the same code, arguments, data, environment and results."
         return "no rule in settings.ini, [metrics], says which results count, so nobody can say whether this is better."
+
+    @property
+    def _packages(self) -> list[str]:
+        """In what the environment of the runs differs."""
+        return list(dict.fromkeys(sentence for one in self.comparison.steps for sentence in one.reasons.get("environment", ())))
+
+    @property
+    def _moved_by_packages(self) -> list[str]:
+        """The results that moved although both sides have the same runs here: the baseline's were published from another environment."""
+        return [f"{one.step}.{moved.name}" for one in self.comparison.steps for moved in one.results if not moved.same] if self._packages else []
+
+    @property
+    def _about_packages(self) -> str:
+        if not self._packages:
+            return ""
+        changed = f" The environment changed ({listed(self._packages, most=5)})"
+        if not self._moved_by_packages:
+            return f"{changed}, and every result is the same."
+        return f"{changed}, and {listed(self._moved_by_packages, most=5)} moved. Both sides were run with the packages that are installed, so the gate says nothing about that."
 
     @property
     def passes(self) -> bool:

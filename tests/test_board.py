@@ -254,7 +254,7 @@ def test_pipelines_sweeps_and_comparisons(tmp_path, watched):
     page.get_by_role("link", name="Pipelines").click()
     assert page.locator("svg").count() == 1 and page.locator(".chip.fresh").count() == 2
     page.get_by_role("link", name="Sweeps").click()
-    assert "best mean\n0.7 with rate=0.7" in page.locator("body").inner_text()
+    assert "Best: trial 1 (rate=0.7), score 0.7" in page.locator("body").inner_text()
     page.get_by_role("link", name="its 2 runs").click()
     assert count(page) == "2 of 3 runs" and "0.7" in page.locator("#rows tr").first.inner_text()
     page.locator("#rows a").first.click()
@@ -263,8 +263,8 @@ def test_pipelines_sweeps_and_comparisons(tmp_path, watched):
     page.get_by_role("link", name="packages").click()
     assert "ipykernel" in page.locator("body").inner_text()
     page.get_by_role("link", name="Comparisons").click()
-    page.get_by_role("link", name="not judged").click()
-    assert "What changed" in page.locator("body").inner_text()
+    page.get_by_role("link", name="fit: succeeded").click()
+    assert "Beside the baseline" in page.locator("body").inner_text()
 
 
 def test_building_again_writes_what_changed(tmp_path):

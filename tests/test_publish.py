@@ -384,6 +384,17 @@ def test_a_large_output_is_cut_and_says_so(made):
     assert left["what"] == "stdout" and left["size_bytes"] > 150_000 and (made / "results/stars/20_fold.ipynb").stat().st_size < 50_000
 
 
+def test_a_result_that_lists_words_is_published_as_it_is(tmp_path):
+    """The words of a list, and the columns of a table, are not the lines of one text."""
+    cells = 'import pandas\nglue("names", ["log_period", "colour"])\nglue("table", pandas.DataFrame({"type": ["RRLyr"], "text": ["a"]}))\nglue("tree", {"text": ["a", "b"]})'
+    write_notebook(tmp_path / "nbs/pipelines/stars/10_fit.ipynb", cells, parameters="seed: int = 0")
+    (tmp_path / "settings.ini").touch()
+    [fitted] = run_pipeline(root=tmp_path).runs
+    publish(root=tmp_path)
+    assert load((tmp_path / "results/stars/10_fit.json").read_bytes())["results"] == fitted.results
+    assert fitted.results["names"] == ["log_period", "colour"] and fitted.results["table"]["table"]["columns"] == ["type", "text"] and fitted.results["tree"] == {"text": ["a", "b"]}
+
+
 def test_publishing_again_changes_nothing(project):
     """Not on the same day, and not from a run of another machine that had the same key and wrote the same."""
     assert publish(root=project).unchanged == tuple(STEPS)
