@@ -253,3 +253,9 @@ def free_port(wanted: int = 0) -> int:
             one.bind(("127.0.0.1", port))
             return int(one.getsockname()[1])
     raise AssertionError("no port is free")
+
+
+if __name__ == "__main__":  # for .ci/run: the reason, and whether there is one
+    reason = why_not()
+    print(reason or "an engine can be started")
+    sys.exit(reason is not None)
