@@ -1122,6 +1122,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'mlops_nb.reproduce._compared': ('reproduce.html#_compared', 'mlops_nb/reproduce.py'),
                                     'mlops_nb.reproduce._failed': ('reproduce.html#_failed', 'mlops_nb/reproduce.py'),
                                     'mlops_nb.reproduce._fields': ('reproduce.html#_fields', 'mlops_nb/reproduce.py'),
+                                    'mlops_nb.reproduce._image_note': ('reproduce.html#_image_note', 'mlops_nb/reproduce.py'),
                                     'mlops_nb.reproduce._in_order': ('reproduce.html#_in_order', 'mlops_nb/reproduce.py'),
                                     'mlops_nb.reproduce._pass_on': ('reproduce.html#_pass_on', 'mlops_nb/reproduce.py'),
                                     'mlops_nb.reproduce._published_run': ('reproduce.html#_published_run', 'mlops_nb/reproduce.py'),
