@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOOL', 'IMAGE_FILE', 'packages', 'normal_name', 'reached_packages', 'brought_along', 'hardware', 'image',
-           'environment']
+           'image_text', 'environment']
 
 # %% ../nbs/12_environment.ipynb #12-environment-02
 import json
@@ -248,6 +248,15 @@ def image(
     if not told and not made_from:
         return None
     return {"name": name or None, "digest": digest if re.fullmatch(r"sha256:[0-9a-f]{64}", digest) else None, **made_from}
+
+
+def image_text(
+    found: Mapping[str, Any],  # as `image` returned it
+) -> str:
+    """Return it in one line: the name with the digest, or what it was built from, where nobody said which image it was."""
+    built = f"built from {found['commit'][:12] if found.get('commit') else 'no commit'}, environment {found['environment'][:12]}" if found.get("environment") else ""
+    name = (found.get("name") or "") + (f"@{found['digest']}" if found.get("digest") else "")
+    return ", ".join(filter(None, [name or "its name was not told", "" if found.get("digest") else "its digest was not told", built]))
 
 # %% ../nbs/12_environment.ipynb #12-environment-13
 def environment(

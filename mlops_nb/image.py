@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['PLATFORMS', 'FROM_CONDA', 'START', 'read_lock', 'image_pins', 'python_version', 'read_hashes', 'ask_hashes',
-           'environment_file', 'post_build', 'binder_files', 'write_binder', 'environment_digest', 'mark_image']
+           'environment_file', 'post_build', 'binder_files', 'files_apart', 'write_binder', 'environment_digest',
+           'mark_image']
 
 # %% ../nbs/70_image.ipynb #70-image-02
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -216,6 +218,21 @@ def binder_files(
     return files
 
 # %% ../nbs/70_image.ipynb #70-image-22
+def files_apart(
+    root: Path | str,  # the project
+    content: str,  # address of its repository, https://…
+    commit: str,  # that is in the image
+    ask: Callable[[Mapping[str, str], str], Mapping[str, list[str]]] = ask_hashes,
+) -> dict[str, str]:
+    """Return the text of each file of the repository that has the environment alone."""
+    folder = content.rstrip("/").rpartition("/")[2].removesuffix(".git")
+    files = dict(binder_files(root, ask))
+    begun = "set -euo pipefail\n"
+    cloned = f'git clone --quiet {shlex.quote(content)} "$HOME/{folder}"\ncd "$HOME/{folder}"\ngit reset --quiet --hard {commit}\n'
+    files["binder/postBuild"] = files["binder/postBuild"].replace(begun, begun + cloned, 1)
+    return files
+
+# %% ../nbs/70_image.ipynb #70-image-25
 def write_binder(
     root: Path | str = ".",  # the project
     check: bool = False,  # write nothing, and say only what would change
@@ -246,7 +263,7 @@ def _unknown(pins: Mapping[str, str], python: str) -> dict[str, list[str]]:
     """Ask nobody: a pin without a hash is a difference already."""
     return {}
 
-# %% ../nbs/70_image.ipynb #70-image-25
+# %% ../nbs/70_image.ipynb #70-image-28
 def environment_digest(
     root: Path | str,  # the project
 ) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import BadImage, ImageFailed, listed
+from .errors import BadArgument, BadImage, ImageFailed, listed
 from .settings import near, read_settings
 
 # %% ../nbs/79_imaging.ipynb #79-imaging-03
@@ -25,15 +25,42 @@ TAG = Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Tag of an
 
 def prepare(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; end with 1 where binder/ is not what the lock says.")] = False,
+    apart: Annotated[Path | None, typer.Option("--apart", metavar="FOLDER", help="Write it into a clone of the repository that has the environment alone.")] = None,
 ) -> None:
     """Write binder/ from the lock and environment.yml."""
     from mlops_nb.image import write_binder
+
+    if apart is not None:
+        _prepare_apart(apart, check)
+        return
 
     changed = write_binder(".", check=check)
     if check and changed:
         print(f"{', '.join(changed)}: not what the lock says. `mlops-nb image prepare` writes it.")
         raise typer.Exit(1)
     print(f"written: {', '.join(changed)}" if changed else "binder/ is what the lock says")
+
+
+def _prepare_apart(folder: Path, check: bool) -> None:
+    from mlops_nb.image import files_apart
+    from mlops_nb.links import repository_of
+    from mlops_nb.revision import commit_of
+    from mlops_nb.store import write_whole
+
+    if check:
+        raise BadArgument("--check and --apart do not go together: what lies apart was written for an earlier commit.")
+    if not folder.is_dir():
+        raise BadArgument(f"--apart {folder}: there is no such folder. Clone the repository that is to have the environment, and name its folder.")
+    root = read_settings().root
+    if folder.resolve() == root:
+        raise BadArgument(f"--apart {folder} is the project itself.")
+    commit = commit_of(root, "HEAD")
+    if commit is None:
+        raise BadArgument("there is no commit yet, and the image has the content of one. Commit, and push it.")
+    for name, text in files_apart(root, repository_of(root) or "", commit).items():
+        write_whole(folder / name, text)
+        (folder / name).chmod(0o755 if text.startswith("#!") else 0o644)
+        print(f"written: {folder / name}")
 
 
 def mark() -> None:

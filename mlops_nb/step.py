@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .access import END, FILE, begin, read_access
-from .environment import environment, hardware, reached_packages
+from .environment import environment, hardware, image, reached_packages
 from .errors import BadArgument, BadContract, BadNotebook, BadStore, CellFailed, RunInterrupted, RunKilled, RunTimedOut, UnknownRun
 from .files import File, arrange, check_unchanged, find_inputs, keep_outputs
 from .graph import Step, overlap, step_of
@@ -300,9 +300,15 @@ def _facts(settings: Settings, store: Store, secrets: Mapping[str, str], record:
                 "commit": revision.commit, "branch": revision.branch, "changed": list(revision.changed), "left_out": list(revision.left_out),
                 "patch": store.put(patch) if patch else None,
             }}  # fmt: skip
-        record = {**record, "environment": _environment(store, None), "hardware": hardware()}
+        record = {**record, "environment": _environment(store, None), "hardware": hardware(), **_image()}
         write_record(settings.store, Mask(secrets)(record))
     return record
+
+
+def _image() -> dict:
+    """Return which image it runs in; nothing outside of one, so that a record says no more than there is."""
+    found = image()
+    return {} if found is None else {"image": found}
 
 
 def _environment(store: Store, python: str | None) -> dict:
