@@ -16,6 +16,8 @@ def align_cells(
     after: list[Mapping[str, Any]],
 ) -> list[tuple[int | None, int | None]]:
     """Return the places of the cells that belong together, in their order; None for the counterpart of one that has none. Raises `ImportError` without nbdime."""
+    if [_joined(_bare(cell)["source"], "source") for cell in before] == [_joined(_bare(cell)["source"], "source") for cell in after]:
+        return [(number, number) for number in range(len(before))]  # nbdime takes a second to import
     places, i, j = [], 0, 0
     for change in _changes(before, after):
         while i < change.key:

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from .environment import image_text
-from .errors import BadArgument, listed
+from .errors import BadArgument, BadSettings, listed
 from .result import is_table
-from .settings import near
+from .settings import near, read_settings
 from .terminal import duration, numbers, pipeline_arguments, print_diff, print_json, print_table, short, split_arguments
 
 # %% ../nbs/83_asking.ipynb #83-asking-05
@@ -94,10 +94,12 @@ def _print_changes(one: Any, template: Any, root: Path) -> None:
 
 # %% ../nbs/83_asking.ipynb #83-asking-07c
 def compare(
-    before: Annotated[str, typer.Argument(help="A revision with published results, or a run.")] = "HEAD",
+    before: Annotated[str, typer.Argument(help="A revision with published results, `baseline`, a run, a sweep, or `.` for the working tree.")] = "HEAD",
     after: Annotated[str | None, typer.Argument(help="The same. Default: the working tree.")] = None,
     pipeline: Annotated[str | None, typer.Option("--pipeline", help="A pipeline. Default: the default one.")] = None,
     parameter: Annotated[list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="An argument of the working tree; STEP.NAME=VALUE where several steps declare it. Repeatable.")] = None,
+    notebooks: Annotated[bool, typer.Option("--notebooks", help="Print how the executed notebooks differ as well, cell by cell.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a page: with curves, pictures and the notebooks side by side.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print it for a pull request.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
@@ -106,16 +108,38 @@ def compare(
     from mlops_nb.compare import compare as compare_them
     from mlops_nb.graph import read_graph
 
+    if notebooks and (markdown or as_json):
+        raise BadArgument("--notebooks prints text for a terminal; --html shows the notebooks in a page.")
     if markdown and as_json:
         raise BadArgument("--markdown and --json print the same in two forms; give one of them.")
     if after is not None and parameter:
         raise BadArgument(f"-p gives arguments to the working tree, and {after!r} is compared instead of it.")
     arguments = pipeline_arguments(read_graph(pipeline), split_arguments(parameter)) if parameter else {}
     found = compare_them(before, after, pipeline, arguments=arguments)
+    if html is not None:
+        from mlops_nb.report import comparison_page
+        from mlops_nb.store import write_whole
+
+        write_whole(html, comparison_page(found, read_settings().root))
     if as_json:
         print_json(found.as_dict())
+    elif markdown:
+        print(as_markdown(found), end="")
     else:
-        print(as_markdown(found) if markdown else found, end="" if markdown else "\n")
+        print(found)
+        _print_notebooks(found) if notebooks else None
+    if html is not None and not as_json and not markdown:
+        print(f"\nside by side: {near(html.absolute())}")
+
+
+def _print_notebooks(found: Any) -> None:
+    from mlops_nb.compare import notebook_changes
+
+    try:
+        for text in notebook_changes(found):
+            print(text)
+    except ImportError:
+        raise BadSettings("the notebooks are compared by nbdime, which is not installed: pip install 'mlops-nb[report]'.") from None
 
 # %% ../nbs/83_asking.ipynb #83-asking-09
 def runs(

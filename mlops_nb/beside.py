@@ -63,7 +63,8 @@ details{border:1px solid var(--line);border-radius:.4rem;margin:.5rem 0;padding:
 pre{background:var(--panel);padding:.5rem .7rem;margin:.3rem 0;overflow-x:auto;font-size:.85rem;line-height:1.4;max-height:30rem}
 .sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:.5rem 1rem}.sides>figure{margin:0;min-width:0}
 img{max-width:100%;height:auto;background:#fff;border:1px solid var(--line)}iframe{width:100%;border:1px solid var(--line);background:var(--back)}
-ul{margin:.3rem 0;padding-left:1.2rem}.why>td{border-bottom:0}li{overflow-wrap:anywhere}
+ul{margin:.3rem 0;padding-left:1.2rem}.why>td{border-bottom:0}li,p,b,code,summary{overflow-wrap:anywhere}figure{margin:.5rem 0}.number{white-space:nowrap}
+@media(max-width:40rem){dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}}
 """
 ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # nothing runs, nothing is loaded
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'MOST_TRIALS', 'MOST_CURVES', 'MOST_FIGURES', 'Side', 'read_side', 'read_locks', 'lock_changes', 'Moved',
-           'Compared', 'compare_runs', 'Comparison', 'compare', 'compare_sides', 'code_changes', 'notebook_changes',
-           'as_markdown', 'as_html', 'changes_as_html', 'is_curve', 'draw_curve', 'curves_as_html', 'figures_as_html',
-           'plain_text', 'shown_change', 'wanted_way', 'shown_value']
+           'Compared', 'compare_runs', 'Comparison', 'compare', 'compare_sides', 'code_changes', 'steps_in_words',
+           'notebook_changes', 'as_markdown', 'as_html', 'changes_as_html', 'is_curve', 'draw_curve', 'curves_as_html',
+           'figures_as_html', 'plain_text', 'shown_change', 'wanted_way', 'shown_value']
 
 # %% ../nbs/60_compare.ipynb #60-compare-02
 import json
@@ -25,15 +25,16 @@ from .align import align_cells, describe_changes
 from .cells import NotebookDifference, OutputDifference, compare_notebooks
 from .changes import Change, Now, Then, cell_changes, reach_changes
 from .difference import USUAL, compare_values
+from .digest import memory_in
 from .drift import TableChange, compare_tables
 from .environment import normal_name
-from .errors import BadRevision, BadSettings, BadStore, UnknownRun, listed
+from .errors import BadRevision, BadSettings, BadStore, UnknownRun
 from .graph import read_graph
-from .key import why
 from .plain import is_number
 from .publish import read_folder
 from .published import compare_keys
 from .record import find_run
+from .result import is_table
 from .revision import commit_of, lay_out_tree
 from .scene import Recorded, recorded_run
 from .settings import Settings, read_settings, under
@@ -256,8 +257,14 @@ def _sizes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _machine(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    was, is_ = old.get("hardware") or {}, new.get("hardware") or {}
+    was, is_ = (_rounded(side.get("hardware") or {}) for side in (old, new))
     return [f"{name.replace('_', ' ')} {was.get(name)} → {is_.get(name)}" for name in dict.fromkeys([*was, *is_]) if was.get(name) != is_.get(name)]
+
+
+def _rounded(hardware: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hardware with its memory to a tenth of a GiB: kernels keep a little more or less of it for themselves."""
+    memory = {"memory": f"{hardware['memory_bytes'] / 2**30:.1f} GiB"} if hardware.get("memory_bytes") else {}
+    return {**{name: value for name, value in hardware.items() if name != "memory_bytes"}, **memory}
 
 
 def _packages(before: Recorded, after: Recorded, told: Iterable[str]) -> list[str]:
@@ -265,7 +272,7 @@ def _packages(before: Recorded, after: Recorded, told: Iterable[str]) -> list[st
     if not was or not is_:
         return []
     left = {name for name in was.keys() | is_.keys() if was.get(name) != is_.get(name)} - set(told)
-    return why({"environment": {name: was[name] for name in left if name in was}}, {"environment": {name: is_[name] for name in left if name in is_}})
+    return [f"{name} {was[name]} → {is_[name]}" if name in was and name in is_ else f"{name} {is_[name]}, new" if name in is_ else f"{name} {was[name]}, gone" for name in sorted(left)]
 
 # %% ../nbs/60_compare.ipynb #60-compare-09
 @dataclass(frozen=True, repr=False)
@@ -280,6 +287,21 @@ class Comparison:
     def same(self) -> bool:
         """Whether nothing that a result follows from changed, and no result did."""
         return all(one.same for one in self.steps) and not self.untried
+
+    @property
+    def reasons(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """What changed, as kind, sentence and the steps that it is true of: the kinds in the order of `KINDS`."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for kind in KINDS:
+            for one in self.steps:
+                for sentence in one.reasons.get(kind, ()):
+                    found.setdefault((kind, sentence), []).append(one.step)
+        return [(kind, sentence, tuple(steps)) for (kind, sentence), steps in found.items()]
+
+    @property
+    def besides(self) -> list[str]:
+        """Packages that changed and that no code here uses."""
+        return list(dict.fromkeys(sentence for one in self.steps for sentence in one.besides))
 
     @property
     def pins(self) -> dict[str, tuple[str, str, str]]:
@@ -368,7 +390,7 @@ def _looked_into(one: Compared, settings: Settings, told: set[tuple[str, str]]) 
         with suppress(ImportError):
             found = compare_tables(new["path"], *files)
             tables += [found] if found is not None else []
-    sentences += [sentence for table in tables for sentence in table.sentences]
+    sentences += [sentence for table in tables for sentence in table.in_short]
     reasons = {**one.reasons, **({"data": (*one.reasons.get("data", ()), *sentences)} if sentences else {})}
     return replace(one, results=results, reasons={kind: reasons[kind] for kind in KINDS if kind in reasons}, tables=tuple(tables))
 
@@ -432,7 +454,7 @@ def _is_today(recorded: Recorded, root: Path) -> bool:
     from mlops_nb.template import read_template
 
     file = root / recorded.record["template"]
-    return file.exists() and read_reach(read_template(file), root).code == recorded.parts.get("reach")
+    return file.exists() and read_reach(read_template(file), root, memory=memory_in(read_settings(root).store)).code == recorded.parts.get("reach")
 
 # %% ../nbs/60_compare.ipynb #60-compare-13
 MOST_TRIALS = 20  # of two sweeps that are shown
@@ -450,8 +472,8 @@ def _lines(found: Comparison) -> Iterator[str]:
             yield f"\n{one.step}" + (": the same results" if all(moved.same for moved in one.results) else "")
             yield from (f"  {kind}: {sentence}" for kind in KINDS for sentence in one.reasons.get(kind, ()))
             yield from (f"  {moved.name}  {_values(moved)}" for moved in one.results if not moved.same)
-            if one.besides:
-                yield f"  not used by the code, and changed: {listed(one.besides, most=5)}"
+    if found.besides:
+        yield f"\npackages that no code here uses: {_some(found.besides, 5)}"
     if found.pins:
         yield "\nlock files"
         yield from (f"  {file}: {name} {old} → {new}" for name, (file, old, new) in found.pins.items())
@@ -459,6 +481,18 @@ def _lines(found: Comparison) -> Iterator[str]:
         yield f"\ntrials, by {found.after.sweep.objective}"
         yield from (f"  {setting}  {_mean(old)} → {_mean(new)}" for setting, old, new in found.trials[:MOST_TRIALS])
         yield from (f"  and {len(found.trials) - MOST_TRIALS} more" for _ in found.trials[MOST_TRIALS : MOST_TRIALS + 1])
+
+
+def _some(texts: list[str], most: int) -> str:
+    return "; ".join(texts[:most]) + (f"; and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def steps_in_words(
+    found: Comparison,
+    steps: tuple[str, ...],
+) -> str:
+    """Return the steps that something is true of, in a few words."""
+    return "every step" if len(steps) == len(found.steps) > 2 else ", ".join(steps)
 
 
 def _mean(value: Interval | None) -> str:
@@ -488,11 +522,11 @@ def as_markdown(
     if found.trials:
         cells = [f"| {plain_text(setting)} | {_mean(old)} | {_mean(new)} |" for setting, old, new in found.trials[:MOST_TRIALS]]
         parts.append("\n".join(["| trial | before | after |", "|---|---:|---:|", *cells]))
-    reasons = dict.fromkeys(f"- **{kind}**, {plain_text(one.step)}: {plain_text(text)}" for one in found.steps for kind in KINDS for text in one.reasons.get(kind, ()))
+    reasons = [f"- **{kind}**, {plain_text(steps_in_words(found, steps))}: {plain_text(text)}" for kind, text, steps in found.reasons]
     pins = [f"- **lock**, {plain_text(file)}: {plain_text(f'{name} {old} → {new}')}" for name, (file, old, new) in found.pins.items()]
-    besides = [f"- not used by the code, and changed, {plain_text(one.step)}: {plain_text(listed(one.besides, most=8))}" for one in found.steps if one.besides]
+    besides = [f"- packages that no code here uses: {plain_text(_some(found.besides, 8))}"] if found.besides else []
     missing = [f"- not compared: {plain_text(one.missing)}" for one in found.steps if one.missing]
-    parts.extend("\n".join(lines) for lines in (list(reasons), pins, besides, missing) if lines)
+    parts.extend("\n".join(lines) for lines in (reasons, pins, besides, missing) if lines)
     return "\n\n".join(parts) + "\n"
 
 
@@ -515,9 +549,9 @@ def changes_as_html(
     )  # fmt: skip
     table = _html_table(("step", "result", "before", "after", "change"), rows if results else "")
     trials = "".join(f"<tr><td><code>{escape(setting)}</code></td><td>{escape(_mean(old))}</td><td>{escape(_mean(new))}</td></tr>" for setting, old, new in found.trials[:MOST_TRIALS])
-    items = [f"<b>{kind}</b>, {escape(one.step)}: {escape(text)}" for one in found.steps for kind in KINDS for text in one.reasons.get(kind, ())]
+    items = [f"<b>{kind}</b>, {escape(steps_in_words(found, steps))}: {escape(text)}" for kind, text, steps in found.reasons]
     items += [f"<b>lock</b>, {escape(file)}: {escape(f'{name} {old} → {new}')}" for name, (file, old, new) in found.pins.items()]
-    items += [f"not used by the code, and changed, {escape(one.step)}: {escape(listed(one.besides, most=8))}" for one in found.steps if one.besides]
+    items += [f"packages that no code here uses: {escape(_some(found.besides, 5))}"] if found.besides else []
     items += [f"not compared: {escape(one.missing)}" for one in found.steps if one.missing]
     nothing = "<p>Nothing changed: the same code, arguments, data, environment and results.</p>" if found.same else ""
     nothing += "".join(f"<p><b>Not tried:</b> {escape(sentence)}.</p>" for sentence in found.untried)
@@ -648,6 +682,8 @@ def shown_value(
     """Return a value in at most 60 characters."""
     if not there:
         return "–"
+    if is_table(value):
+        return f"a table of {len(value['table']['rows'])} rows, {len(value['table']['columns'])} columns"
     if isinstance(value, list) and len(value) > 3:
         return f"{len(value)} values, the last {shown_value(value[-1], True)}"
     text = f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

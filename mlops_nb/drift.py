@@ -114,6 +114,16 @@ class TableChange:
             said.append(f"{self.path}: no column has moved (the farthest: {self.drifts[0].column}, drift {self.drifts[0].distance:.3f})")
         return said
 
+    @property
+    def in_short(self) -> list[str]:
+        """The same, with the columns that moved in one sentence."""
+        moved = [drift for drift in self.drifts if drift.moved]
+        if len(moved) < 2:
+            return self.sentences
+        more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+        few = ", ".join(f"{drift.column} by {drift.distance:.2f}" for drift in moved[:3])
+        return [sentence for sentence in self.sentences if ": drift" not in sentence] + [f"{self.path}: {len(moved)} of {len(self.drifts)} columns moved: {few}{more}"]
+
 
 def compare_tables(
     path: str,  # as the templates call it; how it ends says what it is

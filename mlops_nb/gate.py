@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from .checkout import checked_out
+from .digest import memory_in
 from .errors import BadRevision, BadSettings, CellFailed, did_you_mean, listed
 from .graph import Graph, read_graph
 from .kernelspec import kernel_python
@@ -103,7 +104,8 @@ def baseline_tree(
 
 def _import_paths(graph: Graph, tree: Path, home: Path) -> list[str]:
     """Return the folders of a checkout from which its own code is imported, also where the same packages are installed from the working tree."""
-    files = sorted({tree / file for step in graph.steps for file in read_reach(step.template, tree, home).files if file.endswith(".py")})
+    memory = memory_in(read_settings(home).store)
+    files = sorted({tree / file for step in graph.steps for file in read_reach(step.template, tree, home, memory).files if file.endswith(".py")})
     found = [folder for name in sorted({step.template.kernel or "python3" for step in graph.steps}) for folder in moved(search_path(kernel_python(name)), home, tree)]
     for folder in dict.fromkeys(file.parent for file in files):
         while (folder / "__init__.py").exists():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Report', 'compared_with', 'make_report', 'metric_rows', 'result_rows', 'commands_for', 'place_of', 'notebooks_of',
-           'statement_of', 'to_markdown', 'to_html', 'write_report']
+           'statement_of', 'to_markdown', 'to_html', 'comparison_page', 'write_report']
 
 # %% ../nbs/68_report.ipynb #68-report-02
 import os
@@ -22,7 +22,7 @@ from typing import Any
 from .beside import compared, document
 from .changes import Change
 from .comment import MOST_ROWS, MOST_TEXT, Command, Headline, Metric, Place, Reason, Result, Statement, brief, comment, links_for, write_statement
-from .compare import KINDS, Comparison, Moved, Side, changes_as_html, code_changes, compare, compare_sides, curves_as_html, figures_as_html, shown_change, shown_value, wanted_way
+from .compare import Comparison, Moved, Side, changes_as_html, code_changes, compare, compare_sides, curves_as_html, figures_as_html, shown_change, shown_value, steps_in_words, wanted_way
 from .drift import TableChange
 from .errors import BadRevision, listed
 from .gate import Gate, arguments_at, seeds_of
@@ -166,7 +166,7 @@ def result_rows(
     for one in report.comparison.steps:
         for moved in one.results:
             if not moved.same:
-                several = _over_seeds(report.gate, one.step, moved)
+                several = ("a curve", "a curve", "see the curves") if moved in one.curves else _over_seeds(report.gate, one.step, moved)
                 rows.append((one.step, moved.name, *(several or (shown_value(moved.before, moved.there[0]), shown_value(moved.after, moved.there[1]), shown_change(moved)))))
     return rows
 
@@ -239,7 +239,7 @@ def statement_of(
     """Return what the comment says, each text cut to the length that a comment may have. On a forge, its number of the pull request is in it."""
     steps = report.comparison.steps
     judged = report.gate is not None and not report.gate.unchanged
-    reasons: list[Any] = [(kind, one.step, text) for one in steps for kind in KINDS for text in one.reasons.get(kind, ())]
+    reasons: list[Any] = [(kind, steps_in_words(report.comparison, names), text) for kind, text, names in report.comparison.reasons]
     reasons += [("environment", file, f"{name} {old} → {new}") for name, (file, old, new) in report.comparison.pins.items()]
     missing = [("not compared", "", one.missing) for one in steps if one.missing]
     return Statement(
@@ -298,7 +298,7 @@ def _page(report: Report) -> Iterator[str]:
     yield f"<h1>{escape(report.pipeline or 'Two runs')}</h1><p class=faint>{escape(comparison.before.name)} → {escape(comparison.after.name)}</p>"
     yield f'<div class="verdict {_CLASS[report.headline]}"><strong>{escape(report.headline)}</strong><br><span>{escape(report.why)}</span></div>'
     if report.gate is not None and not report.gate.unchanged:
-        rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row[:4])}<td><span class='chip {_WORDS[row[4]]}'>{escape(row[4])}</span></td></tr>" for row in metric_rows(report.gate))
+        rows = "".join(f"<tr><td>{escape(row[0])}</td>{''.join(f'<td class=number>{escape(cell)}</td>' for cell in row[1:4])}<td><span class='chip {_WORDS[row[4]]}'>{escape(row[4])}</span></td></tr>" for row in metric_rows(report.gate))
         head = _head("result", "baseline", "here", "difference", "verdict")
         yield f"<h2>What counts</h2><div class=wide><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>"
         yield f"<p class=faint>Mean ± standard deviation over seeds; the interval of the difference holds the true one in {_level(report.gate.verdicts)} of cases. {escape(_methods(report.gate.verdicts))}</p>"
@@ -310,15 +310,26 @@ def _page(report: Report) -> Iterator[str]:
     stale = [one.missing for one in comparison.steps if one.missing]
     if stale:
         yield f"<h2>What is stale, or not there</h2><ul>{_items(stale)}</ul>"
+    yield from _evidence(comparison, report.root)
+    commands = "".join(f"<dt>{escape(title)}</dt><dd><code>{escape(command)}</code></dd>" for title, command in commands_for(report))
+    links = "".join(f'<li><a href="{escape(url)}">{escape(name)}</a></li>' for name, url in links_for(statement_of(report), place_of(report)))
+    yield f"<h2>See for yourself</h2><dl>{commands}</dl>" + (f"<ul>{links}</ul>" if links else "")
+    yield f"<p class=faint>{escape(_where(report))}</p>"
+
+
+def _evidence(comparison: Comparison, root: Path) -> Iterator[str]:
+    """Yield what stands behind a comparison, step by step: data, code, packages, pictures, notebooks."""
     for one in comparison.steps:
         if one.tables and not one.same:
             yield f"<details open><summary><h3>{escape(one.step)}: data, column by column</h3></summary>{''.join(map(_table_change, one.tables))}</details>"
+    told: dict[str, list[str]] = {}  # the steps, by what is shown of one
     for one in comparison.steps:
-        changes = code_changes(one, report.root)
-        if changes:
-            yield f"<details open><summary><h3>{escape(one.step)}: code</h3></summary>{''.join(map(_change, changes))}</details>"
-        if one.besides:
-            yield f"<details><summary><h3>{escape(one.step)}: packages that its code does not use</h3></summary><ul>{_items(one.besides)}</ul></details>"
+        for change in code_changes(one, root):
+            told.setdefault(_change(change), []).append(one.step)
+    for shown, steps in told.items():
+        yield f"<details open><summary><h3>code of {escape(steps_in_words(comparison, tuple(steps)))}</h3></summary>{shown}</details>"
+    if comparison.besides:
+        yield f"<details><summary><h3>packages that no code here uses</h3></summary><ul>{_items(comparison.besides)}</ul></details>"
     pictures = figures_as_html(comparison)
     if pictures:
         yield f"<h2>Pictures</h2>{pictures}"
@@ -326,10 +337,16 @@ def _page(report: Report) -> Iterator[str]:
     if moved:
         yield "<h2>Notebooks side by side</h2>"
         yield from (f"<details><summary><h3>{escape(one.step)}</h3></summary>{''.join(_demoted(part) for part in compared(one.notebooks))}</details>" for one in moved)
-    commands = "".join(f"<dt>{escape(title)}</dt><dd><code>{escape(command)}</code></dd>" for title, command in commands_for(report))
-    links = "".join(f'<li><a href="{escape(url)}">{escape(name)}</a></li>' for name, url in links_for(statement_of(report), place_of(report)))
-    yield f"<h2>See for yourself</h2><dl>{commands}</dl>" + (f"<ul>{links}</ul>" if links else "")
-    yield f"<p class=faint>{escape(_where(report))}</p>"
+
+
+def comparison_page(
+    comparison: Comparison,
+    root: Path,  # the project
+) -> str:
+    """Return a page of a comparison alone: one file, no script, nothing loaded from anywhere."""
+    curves = curves_as_html(comparison)
+    parts = [f"<h1>Compared</h1><p class=faint>{escape(comparison.before.name)} → {escape(comparison.after.name)}</p>", changes_as_html(comparison), f"<h2>Curves</h2>{curves}" if curves else ""]
+    return document(f"{comparison.before.name} → {comparison.after.name}", "\n".join(filter(None, [*parts, *_evidence(comparison, root)])))
 
 
 def _level(verdicts: Iterable[Verdict]) -> str:
@@ -347,9 +364,13 @@ def _head(*names: str) -> str:
 
 
 def _results(report: Report) -> str:
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in result_rows(report))
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in result_rows(report))
     note = "Where several seeds ran: mean ± standard deviation, and the 95 % interval of the difference. Else one run of each, of whose noise nothing is known."
     return f"<div class=wide><table><thead>{_head('step', 'result', 'before', 'after', 'change')}</thead><tbody>{rows}</tbody></table></div><p class=faint>{note}</p>" if rows else ""
+
+
+def _cell(text: str) -> str:
+    return f"<td class=number>{escape(text)}</td>" if "±" in text else f"<td>{escape(text)}</td>"
 
 
 def _table_change(change: TableChange) -> str:

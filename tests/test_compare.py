@@ -147,6 +147,61 @@ def test_the_command_prints_it_in_three_forms(project):
     assert wrong.returncode == 2 and wrong.stderr.startswith("mlops-nb: 'mian' is neither a run, nor a sweep, nor a revision here.")
 
 
+def test_tables_are_compared_column_by_column(tmp_path):
+    """An input that is a table and changed: rows, columns, types and drift, in the text, in JSON and in the page; told once, though two steps read it."""
+    ingest = """
+import numpy, pandas
+draw = numpy.random.default_rng(seed)
+table = pandas.DataFrame({"magnitude": draw.normal(15 + faint, 1, stars), "period": draw.normal(1, 0.1, stars), "field": draw.choice(["A", "B"], stars)})
+(table.rename(columns={"field": "region"}) if faint else table).to_csv(catalogue, index=False)
+"""
+    read = ('catalogue = Input("stars.csv")', 'glue("rows", len(open(catalogue).readlines()))')
+    root = write_project(tmp_path / "stars", {"10_ingest": ('catalogue = Output("stars.csv")\nstars: int = 800\nfaint: float = 0.0\nseed: int = 0', ingest), "20_fit": read, "30_plot": read})
+    (root / ".gitignore").write_text("runs/\nstars.csv\n")
+    run_pipeline(root=root)
+    publish(root=root)
+    for words in (("init", "-b", "main"), ("add", "-A"), ("commit", "-m", "First")):
+        git(root, *words)
+    words = ("-p", "ingest.stars=900", "-p", "faint=1.5", "-p", "seed=1")
+    assert command("run", *words, cwd=root).returncode == 0
+    done = command("compare", "baseline", *words, "--html", "page.html", "--notebooks", cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("stars.csv: 800 → 900 rows (+100, +12.5%)") == 1
+    for text in ("columns that are new: 'region'", "columns that are gone: 'field'", "stars.csv: magnitude: drift 0.", "the baseline, main (", "fit: the executed notebook", "data: 901"):
+        assert text in done.stdout, text
+    assert "period: drift" not in done.stdout
+    page = (root / "page.html").read_text()
+    assert "data, column by column" in page and "<meter" in page and "<script" not in page and "Notebooks side by side" in page
+    [table] = [table for step in json.loads(command("compare", "baseline", *words, "--json", cwd=root).stdout)["steps"] for table in step["tables"]]
+    assert table["rows"] == [800, 900] and [drift["column"] for drift in table["drifts"] if drift["moved"]] == ["magnitude"]
+    assert compare(".", root=root, pipeline="stars", arguments={"ingest": {"stars": 900, "faint": 1.5, "seed": 1}}).steps[0].missing == ""
+
+
+def test_pictures_lie_side_by_side_with_their_likeness(tmp_path):
+    """A figure that changed is shown twice, with its structural similarity; one that did not is not; a curve is drawn over the other; which way a result is wanted is said."""
+    draw = """
+import matplotlib.pyplot as plt
+for name, scale in (("moved", rate), ("same", 1)):
+    figure, axes = plt.subplots(figsize=(3, 2))
+    axes.plot([0, 1, 2], [0, scale, 4 * scale])
+    axes.set_ylim(0, 8)
+    glue(name, figure)
+    plt.close(figure)
+glue("curve", [rate, rate / 2, rate / 3])
+glue("loss", rate)
+"""
+    root = write_project(tmp_path / "stars", {"10_fit": ("rate: float = 0.5", draw)})
+    (root / "settings.ini").write_text("[metrics]\nloss = lower, seeds 2\n")
+    one, two = (run_pipeline(root=root, arguments={"fit": {"rate": rate}}).runs[0].id for rate in (1.0, 2.0))
+    found = compare(one, two, root=root)
+    [figure] = found.steps[0].figures
+    assert figure.difference.name == "moved" and 0.3 < figure.likeness.mean < 1
+    page = as_html(found)
+    assert page.count("fit: moved, ") == 2 and "fit: same" not in page and "fit: curve, before and after" in page and f"likeness {figure.likeness.mean:.3f}" in page
+    assert "+1, +100.00% (not as wanted: lower)" in str(found)
+    assert found.as_dict()["steps"][0]["figures"] == [{"name": "moved", "likeness": figure.likeness.mean}]
+
+
 def test_a_revision_without_published_results_is_refused(project):
     """There is nothing to compare with, and the sentence says so."""
     git(project, "rm", "-r", "--cached", "results")
