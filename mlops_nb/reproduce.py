@@ -221,7 +221,7 @@ def _image_note(was: Mapping[str, Any] | None, now_in: Mapping[str, Any] | None)
         return []
     if was.get("digest") and was["digest"] == (now_in or {}).get("digest"):
         return [f"it ran again in the image that the recorded run was made in: {image_text(was)}"]
-    there = f"; `mlops-nb image launch --image {was['name']}@{was['digest']}` opens it, and `mlops-nb reproduce --here` in it runs there" if was.get("name") and was.get("digest") else ""
+    there = f"; `mlops-nb image launch --image {was['name']}@{was['digest']}` opens it, and in it `mlops-nb reproduce --here` runs what is published, or was fetched with `mlops-nb pull`" if was.get("name") and was.get("digest") else ""
     return [f"the recorded run was made in an image ({image_text(was)}), and this one was not{there}"]
 
 

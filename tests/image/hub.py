@@ -52,6 +52,7 @@ c.JupyterHub.load_roles = [{{"name": "binder", "services": ["binder"], "scopes":
 c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{free_port()}"
 c.OnThisMachine.image = {self.image!r}
 c.OnThisMachine.pull_policy = "Never"
+c.OnThisMachine.use_internal_ip = True
 c.OnThisMachine.network_name = "host"
 c.OnThisMachine.port = {self.server_port}
 c.OnThisMachine.cmd = ["jupyterhub-singleuser"]

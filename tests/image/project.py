@@ -20,7 +20,7 @@ class Project:
         self.workshop = workshop
         self.folder = workshop.folder / "project"
         listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).split("\0")
-        names = sorted(name for name in filter(None, listed) if (ROOT / name).is_file())
+        names = sorted(name for name in filter(None, listed) if (ROOT / name).is_file() and not name.startswith("tests/image/"))  # else an edited test would make another image
         for entry in self.folder.iterdir() if self.folder.exists() else ():
             if entry.name != "runs":
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -117,13 +117,19 @@ def test_the_pipeline_through_papermill(project, opened):
     name = project.workshop.docker("ps", "--format", "{{.Names}}").split()[0]
     digest = json.loads((project.folder / "image.json").read_text())["digest"]
     templates = sorted(path.name for path in (project.folder / "nbs/pipelines/variables").glob("*.ipynb"))
-    script = "set -e; cd nbs/pipelines/variables; mkdir -p /tmp/out; for one in " + " ".join(templates) + "; do options=; case $one in 30_*) options='-p stars_per_class 60';; 50_*) options='-p epochs 3';; esac; papermill --no-progress-bar $one /tmp/out/$one $options 2>/tmp/said || { cat /tmp/said; exit 1; }; done; ls /tmp/out | wc -l"
-    assert project.workshop.docker("exec", name, "bash", "-c", script).split()[-1] == str(len(templates))
+    script = "set -e; cd nbs/pipelines/variables; mkdir -p /tmp/out; for one in " + " ".join(templates) + "; do options=; case $one in 30_*) options='-p stars_per_class 60';; 50_*) options='-p epochs 3';; 70_*) options='-p replicates 100';; esac; papermill --no-progress-bar $one /tmp/out/$one $options 2>/tmp/said || { cat /tmp/said; exit 1; }; done; ls /tmp/out | wc -l"
+    memory = project.workshop.folder / f"papermill-{project.built()['id'][7:23]}"
+    if not memory.exists():
+        assert project.workshop.docker("exec", name, "bash", "-c", script).split()[-1] == str(len(templates))
+        memory.touch()
+        say(f"{len(templates)} notebooks ran through papermill")
+    else:
+        say(f"{len(templates)} notebooks ran through papermill before, in this very image")
     asked = "import glob; print([line for file in glob.glob('/proc/[0-9]*/environ') for line in open(file).read().split(chr(0)) if line.startswith('MLOPS_NB_IMAGE=')][0])"
     told = project.workshop.docker("exec", name, "python", "-c", asked).strip()
     shown = project.workshop.docker("exec", "--env", told, name, "bash", "-c", "mlops-nb run nbs/pipelines/variables/10_ingest.ipynb >/dev/null && mlops-nb show ingest")
     assert digest in told and digest[:19] in shown, shown
-    say(f"{len(templates)} notebooks ran through papermill; a run in the image says {re.search('image.*', shown)[0].strip()}")
+    say(f"a run in the image says {re.search('image.*', shown)[0].strip()}")
 
 
 def test_launched_by_a_hub(project):
