@@ -315,7 +315,7 @@ class Execution:
     async def start(self) -> None:
         """Start the kernel's process, which gets ready while the caller does something else."""
         self.loop = asyncio.get_running_loop()
-        self.loop.set_exception_handler(_unless_the_kernel_died)
+        self.loop.set_exception_handler(_unless_of_nbclient)
         self._started = time.monotonic()
         self._handlers.enter_context(self._signals())
         await self.kernel.start()
@@ -336,10 +336,12 @@ class Execution:
         self._in_background(self._end_cell(patience_s))
 
     async def _end_cell(self, patience_s: float) -> None:
-        if patience_s:
-            await self.kernel.interrupt()
-            await asyncio.sleep(patience_s)
-        await self.kernel.kill()
+        with contextlib.suppress(OSError, RuntimeError):  # it may have ended by itself meanwhile
+            if patience_s:
+                await self.kernel.interrupt()
+        await asyncio.sleep(patience_s)
+        with contextlib.suppress(OSError, RuntimeError):
+            await self.kernel.kill()
 
     def _in_background(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -533,9 +535,11 @@ class Execution:
                 pause = max(SAVE_EVERY_S, 20 * (time.monotonic() - started))
 
 
-def _unless_the_kernel_died(loop: asyncio.AbstractEventLoop, context: dict) -> None:
-    """Report what nobody awaited, but for a death that a task of nbclient met as well: it is told by `Kernel.died`."""
-    if type(context.get("exception")).__name__ != "DeadKernelError":
+def _unless_of_nbclient(loop: asyncio.AbstractEventLoop, context: dict) -> None:
+    """Report what nobody awaited, but for what befell a task that nbclient left behind: `Kernel.died` and the cell's own task tell of it."""
+    coroutine = getattr(context.get("future"), "get_coro", lambda: None)()
+    file = getattr(getattr(coroutine, "cr_code", None), "co_filename", "")
+    if f"{os.sep}nbclient{os.sep}" not in file and type(context.get("exception")).__name__ != "DeadKernelError":
         loop.default_exception_handler(context)
 
 # %% ../nbs/23_execute.ipynb #23-execute-15
