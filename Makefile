@@ -14,11 +14,11 @@ unexport PYTHONPATH PYTHONHOME
 
 title = @printf '\n== %s\n' "$(1)"
 
-write_binder = .venv/bin/python -c 'from mlops_nb.image import write_binder; write_binder(".")'
+write_binder = .venv/bin/mlops-nb image prepare
 # A link in the notebook starts at nbs/, and one in README.md at the root.
 write_readme = .venv/bin/jupyter nbconvert --log-level WARN --to markdown --stdout nbs/index.ipynb | sed -E 's!(\]\(|src=")\.\./!\1!g' > README.md
 
-.PHONY: help run publish test test-long lab bench lock generate binder readme check-generated clean
+.PHONY: help run publish test test-long test-image lab bench lock generate binder readme check-generated clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -47,10 +47,13 @@ test: .venv/.installed-test  ## check everything: generated files, style, types,
 	$(call title,Tutorials give the outputs that they show)
 	@.venv/bin/pytest --quiet --nbval --nbval-current-env nbs/tutorials
 	$(call title,Tests)
-	@.venv/bin/pytest --quiet --ignore tests/test_generated.py
+	@.venv/bin/pytest --quiet --numprocesses logical --dist loadfile --ignore tests/test_generated.py
 
 test-long: .venv/.installed-test  ## check what takes minutes: the study and a sweep of 200 trials, on a cluster as on this machine
 	.venv/bin/pytest -m long -s
+
+test-image: .venv/.installed-test  ## build the image for real, try it, push it, open it, launch it by a hub; needs Debian 12, root and minutes
+	.venv/bin/pytest -m image --capture no --exitfirst tests/image
 
 bench: .venv/.installed-test  ## compare with the peers, side by side
 	.venv/bin/python benchmarks

@@ -1,4 +1,4 @@
-"""24 trainings on two cores: papermill in turn, two at a time and under Dask, DVC, plain scripts, a fork pool of plain functions, and ours."""
+"""24 trainings on two cores: a fork pool of plain functions, plain scripts, ours, and papermill in turn, two at a time, under Dask and DVC."""
 
 import json
 import re
@@ -63,18 +63,28 @@ hidden = 16, 32, 64 and seeds 0 to 7, each about 0.2 s of training (with one thr
 
 
 def cases(folder: Path) -> list[Case]:
-    """Return the case with every peer, once, since it takes minutes; and ours beside the floor, several times."""
+    """Return ours beside the floor, several times; and once beside each group of peers, since these take minutes."""
     return [
-        _case("sweep", folder / "sweep", "A sweep of 24 trainings on two cores", everyone=True),
-        _case("sweep-floor", folder / "sweep", "The same sweep, ours beside the floor", everyone=False),
+        _case("sweep-floor", folder / "sweep", "A sweep of 24 trainings on two cores, ours beside the floor"),
+        *(_case(name, folder / "sweep", f"The same sweep: {said}", peers) for name, (said, peers) in GROUPS.items()),
     ]
 
 
-def _case(name: str, folder: Path, title: str, everyone: bool) -> Case:
+OURS, RUN = "mlops-nb sweep --jobs 2", "xargs -P2 mlops-nb run"
+GROUPS = {
+    "sweep-papermill": ("papermill, two at a time", ("xargs -P2 papermill",)),
+    "sweep-serial": ("papermill, one after another", ("papermill, one after another",)),
+    "sweep-dask": ("Dask calling papermill", ("Dask calling papermill, 2 workers",)),
+    "sweep-dvc": ("DVC calling papermill", ("dvc repro, papermill in 24 stages",)),
+    "sweep-scripts": ("plain scripts, and ours in other ways", ("plain scripts, two at a time", f"{OURS}, cold", f"{RUN}, no server", f"{RUN}, warm")),
+}
+
+
+def _case(name: str, folder: Path, title: str, peers: tuple[str, ...] = ()) -> Case:
     losses: dict[tuple[int, int], str] = {}
 
     def make() -> None:
-        if everyone:
+        if name == "sweep-dvc":
             install_peers("dvc")
         make_projects(folder)
         for place in projects(folder).values():
@@ -87,21 +97,21 @@ def _case(name: str, folder: Path, title: str, everyone: bool) -> Case:
         if _losses(found) != losses:
             raise Wrong(f"of {len(TRIALS)} losses, {len(losses.items() & _losses(found).items())} are right")
 
-    commands = [Command("a fork pool of plain functions", (sys.executable, "pool.py"), check), *_ours(folder, check)]
-    if everyone:
-        commands += _peers(folder, check)
-    rounds = {"rounds": 1, "warm_up": False} if everyone else {"rounds": 3}
-    ours = "mlops-nb sweep --jobs 2, warm" if knows("sweep") and has_warm() else commands[1].name
-    return Case(name, title, folder, make, tuple(commands), ours=ours, floor=commands[0].name, note=NOTE, **rounds)
+    floor = Command("a fork pool of plain functions", (sys.executable, "pool.py"), check)
+    ours = [f"{OURS}, no server", f"{OURS}, warm"] if knows("sweep") and has_warm() else []
+    others = [*_ours(folder, check), *(_peers(folder, check) if peers else ())]
+    commands = [floor, *(command for command in others if command.name in (*ours, *peers))]
+    rounds = {"rounds": 1, "warm_up": False} if peers else {"rounds": 3}
+    return Case(name, title, folder, make, tuple(commands), ours=ours[-1] if ours else commands[-1].name, floor=floor.name, note=NOTE, **rounds)
 
 
 def _ours(folder: Path, check) -> list[Command]:
     """Return our sweep and, as before there was one, two `mlops-nb run` at a time."""
     found = []
     space = ("-p", f"hidden={','.join(map(str, HIDDEN))}", "-p", f"seed={SEEDS.start}:{SEEDS.stop}")
-    ways = {"xargs -P2 mlops-nb run": _xargs(tool("mlops-nb"), "run.txt")}
+    ways = {RUN: _xargs(tool("mlops-nb"), "run.txt")}
     if knows("sweep"):
-        ways = {"mlops-nb sweep --jobs 2": (tool("mlops-nb"), "sweep", "train.ipynb", *space, "--jobs", "2"), **ways}
+        ways = {OURS: (tool("mlops-nb"), "sweep", "train.ipynb", *space, "--jobs", "2"), **ways}
     for said, arguments in ways.items():
         for cold, place in projects(folder).items():
             beginnings = {", cold": None} if cold else {", no server": stop_servers, ", warm": None} if has_warm() else {"": None}

@@ -9,6 +9,7 @@ __all__ = ['END', 'FILE', 'KINDS', 'MOST', 'MOST_OF_FOLDER', 'SEEDS', 'watch', '
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,10 +34,6 @@ def watch(
     import time
     import weakref
 
-    taken: list = []
-    sys.audit("mlops_nb.access", "goes on", file, never, taken)
-    if taken:  # this process was forked from one that is watched
-        return
     modules, home, temporary, began = sys.modules, os.path.expanduser("~"), tempfile.gettempdir(), time.time() - 2
     shell = modules["IPython"].get_ipython() if "IPython" in modules else None
     cells = shell.compile._filename_map if shell else {}  # number by the file name of a cell's code
@@ -302,6 +299,9 @@ def watch(
             rules.update(dict.fromkeys(folders, "never"))
             places.clear()
             rests.clear()
+            first.clear()  # each fork has a randomness of its own
+            torch_seed.clear()
+            see_torch()
             taken.append(True)
 
     def on_end(what, *rest):
@@ -362,10 +362,23 @@ def begin(
     secrets: Iterable[str] = (),  # names of environment variables whose values are not to be written
 ) -> str:
     """Return Python code that watches the process that executes it."""
+    folders = [str(one) for one in never]
+    lines = [
+        "import sys",
+        "taken = []",
+        f"sys.audit('mlops_nb.access', 'goes on', {str(file)!r}, {folders!r}, taken)",
+        f"if not taken: exec({_source()!r})",  # else this process was forked from one that is watched
+        f"if not taken: watch({str(file)!r}, {str(root)!r}, {folders!r}, {sorted(secrets)!r})",
+    ]
+    source = "\n".join(lines)
+    return f"exec({source!r}, {{'__name__': 'mlops_nb.access'}})"
+
+
+@cache
+def _source() -> str:
     from inspect import getsource
 
-    source = f"{getsource(watch)}\nwatch({str(file)!r}, {str(root)!r}, {[str(one) for one in never]!r}, {sorted(secrets)!r})\n"
-    return f"exec({source!r}, {{'__name__': 'mlops_nb.access'}})"
+    return getsource(watch)
 
 # %% ../nbs/15_access.ipynb #15-access-13
 FILE = "access.jsonl"  # in the run's folder, until the run ends

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .environment import image_text
 from .errors import BadArgument, BadSettings, listed
 from .result import is_table
 from .settings import near, read_settings
@@ -214,6 +215,8 @@ def _facts(run: Any, record: dict) -> Iterable[tuple[str, str]]:
         yield "commit", (revision["commit"] or "none yet") + changed
     if record.get("environment"):
         yield "python", f"{record['environment']['python']}, packages {record['environment']['digest'][:12]}…"
+    if record.get("image"):
+        yield "image", image_text(record["image"])
     if record.get("hardware"):
         machine = record["hardware"]
         yield "machine", ", ".join([f"{machine['cores']} × {machine['cpu']}", f"{machine['memory_bytes'] / 2**30:.0f} GiB", *machine["devices"]])

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from . import asking, checking, keeping, kernels, proving, running, sharing
+from . import asking, checking, imaging, keeping, kernels, proving, running, sharing
 from .errors import MlopsError, RunError, RunInterrupted
 
 # %% ../nbs/89_cli.ipynb #89-cli-04b
@@ -82,7 +82,10 @@ for command in COMMANDS:
     app.command(cls=Command)(command)
 for name, function in kernels.COMMANDS.items():
     kernels.app.command(name, cls=Command)(function)
+for name, function in {**imaging.COMMANDS, **imaging.HIDDEN}.items():
+    imaging.app.command(name, cls=Command, hidden=name in imaging.HIDDEN)(function)
 app.add_typer(kernels.app, cls=Group)
+app.add_typer(imaging.app, cls=Group)
 
 
 def _version(asked: bool) -> None:

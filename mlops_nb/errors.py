@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MlopsError', 'BadSettings', 'BadNotebook', 'BadContract', 'UnknownParameter', 'BadArgument', 'BadPipeline',
-           'BadPublication', 'BadRevision', 'BadImage', 'RunError', 'CellFailed', 'RunTimedOut', 'RunKilled',
-           'RunInterrupted', 'BadWorker', 'ClusterLost', 'UnknownRun', 'BadStore', 'BadRemote', 'UnreachableRemote',
-           'RefusedRemote', 'BadReport', 'BadForge', 'NotReproducible', 'BadValue', 'did_you_mean', 'listed', 'refused']
+           'BadPublication', 'BadRevision', 'BadImage', 'NoEngine', 'RunError', 'CellFailed', 'RunTimedOut',
+           'RunKilled', 'RunInterrupted', 'ImageFailed', 'BadWorker', 'ClusterLost', 'UnknownRun', 'BadStore',
+           'BadRemote', 'UnreachableRemote', 'RefusedRemote', 'BadReport', 'BadForge', 'NotReproducible', 'BadValue',
+           'did_you_mean', 'listed', 'refused']
 
 # %% ../nbs/00_errors.ipynb #00-errors-02
 from collections.abc import Iterable, Iterator
@@ -54,6 +55,10 @@ class BadRevision(MlopsError, LookupError):
 class BadImage(MlopsError, ValueError):
     """The lock and the files of the image do not agree."""
 
+
+class NoEngine(MlopsError, OSError):
+    """Neither docker nor podman answers, or the one that was asked for does not."""
+
 # %% ../nbs/00_errors.ipynb #00-errors-08
 class RunError(MlopsError, RuntimeError):
     """A run did not succeed. `run` is its record, or None where there is none yet."""
@@ -75,6 +80,10 @@ class RunKilled(RunError):
 
 class RunInterrupted(RunError):
     """Somebody pressed Ctrl-C."""
+
+
+class ImageFailed(RunError):
+    """An image could not be built, tested or pushed."""
 
 
 class BadWorker(MlopsError, LookupError):

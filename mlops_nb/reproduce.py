@@ -21,6 +21,7 @@ from .cells import NotebookDifference, compare_files, compare_notebooks
 from .checkout import checked_out
 from .condense import Limits, condense
 from .difference import Difference, Tolerances, read_tolerances, share, worst
+from .environment import image_text
 from .errors import BadArgument, BadPublication, MlopsError, NotReproducible, RunInterrupted
 from .execute import Progress
 from .plain import dump, load
@@ -198,6 +199,7 @@ def _compared(scene: Scene, again: Run, tolerances: Tolerances, folder: Path) ->
         scene.packages.extend(environment_differences(scene.recorded.environment, present, passed_over))
     else:
         scene.notes.append("nobody knows which packages the recorded run had")
+    scene.notes.extend(_image_note(record.get("image"), new.get("image")))
     if record.get("mlops_nb") != __version__:
         scene.notes.append(f"mlops_nb {__version__} ran it again; the recorded run was made with {record.get('mlops_nb')}")
     if (record.get("hardware") or {}).get("cpu") != new["hardware"]["cpu"]:
@@ -211,6 +213,16 @@ def _compared(scene: Scene, again: Run, tolerances: Tolerances, folder: Path) ->
         **_fields(scene), "verdict": worst(verdicts), "share": share(verdicts), "reason": "", "notebook": found, "outputs": tuple(outputs),
         "seconds": (record.get("seconds"), new["seconds"]),
     }  # fmt: skip
+
+
+def _image_note(was: Mapping[str, Any] | None, now_in: Mapping[str, Any] | None) -> list[str]:
+    """Say whether a run that was made in an image was run again in the same one."""
+    if was is None:
+        return []
+    if was.get("digest") and was["digest"] == (now_in or {}).get("digest"):
+        return [f"it ran again in the image that the recorded run was made in: {image_text(was)}"]
+    there = f"; `mlops-nb image launch --image {was['name']}@{was['digest']}` opens it, and in it `mlops-nb reproduce --here` runs what is published, or was fetched with `mlops-nb pull`" if was.get("name") and was.get("digest") else ""
+    return [f"the recorded run was made in an image ({image_text(was)}), and this one was not{there}"]
 
 
 def _compare_output(name: str, file: Mapping[str, Any], new: Mapping[str, Any] | None, stores: tuple[list[Store], Store], tolerances: Tolerances) -> Iterator[Difference]:

@@ -47,6 +47,7 @@ class Settings:
     resources: Mapping[str, str]  # by template, what a run of it needs; see `resources`
     metrics: Mapping[str, str]  # by the name of a result, what the gate asks of it; see `verdict`
     gate: Mapping[str, str | None]  # `against` a revision, `seeds` and `predictions` as step.name, `truth` a column, `max_seeds` a whole number
+    image: Mapping[str, str | None]  # `lock` a file, `without` a part of it, `apt` packages, `name` in a registry, `examples` files with secrets that are made up, `content` and `environment` repositories, `binder` a hub
     remote: str | None = None  # URL of the store that is shared with others; None: nothing is shared
     warm: bool = True  # whether kernels are forked from a process that has imported already
     idle_s: float = 600.0  # how long such a process waits for the next kernel
@@ -64,6 +65,10 @@ OPTIONS = {
     "kernels": {"warm": "on", "idle_s": "600"},
     "check": {"ignore": ""},
     "reproduce": {"pictures": "0.75"},
+    "image": {
+        "lock": "constraints.txt", "without": "", "apt": "git", "name": None, "examples": "",
+        "content": None, "environment": None, "binder": "https://mybinder.org",
+    },
     "gate": {"against": "main", "seeds": "", "max_seeds": "20", "predictions": None, "truth": "class"},
 }
 
@@ -128,6 +133,7 @@ def _read(root: Path, version: tuple | None) -> Settings:
         pictures=option("reproduce", "pictures"),
         metrics=values.get("metrics", {}),
         gate={**{name: option("gate", name) for name in OPTIONS["gate"]}, "max_seeds": str(_whole("gate", "max_seeds", option("gate", "max_seeds")))},
+        image={name: option("image", name) for name in OPTIONS["image"]},
         keep_days=_days(option("store", "keep_days")),
         remote=_remote(option("store", "remote"), root),
         warm=_warm(option("kernels", "warm")),

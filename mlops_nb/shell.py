@@ -239,6 +239,16 @@ def _classes() -> SimpleNamespace:
                         with contextlib.suppress(OSError):
                             os.write(self._original_stdstream_copy, data)
 
+        def close(self) -> None:
+            """Publish nothing from here on; compiled code writes where it did before there was a shell."""
+            self.flush()
+            if self._should_watch:
+                self.finish()
+                self._should_watch = False
+                os.dup2(self._original_stdstream_copy, self._original_stdstream_fd)
+                self.pub_thread.schedule(partial(self._io_loop.asyncio_loop.remove_reader, self._fid))
+            self.pub_thread = None
+
         def finish(self) -> None:
             """Say what is left of bytes that are no text: at the end of a cell nobody completes them."""
             if self._should_watch and os.getpid() == self._master_pid:
@@ -301,6 +311,9 @@ def _classes() -> SimpleNamespace:
                     said.finish()
 
         async def execute_request(self, stream: Any, ident: Any, parent: Any) -> None:
+            for name in ("stdout", "stderr"):
+                if getattr(sys, name, None) is None:  # IPython writes to it, and would not answer
+                    setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
             try:
                 await super().execute_request(stream, ident, parent)
             finally:

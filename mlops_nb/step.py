@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .access import END, FILE, begin, read_access
-from .environment import environment, hardware, reached_packages
+from .environment import environment, hardware, image, reached_packages
 from .errors import BadArgument, BadContract, BadNotebook, BadStore, CellFailed, RunInterrupted, RunKilled, RunTimedOut, UnknownRun
 from .files import File, arrange, check_unchanged, find_inputs, keep_outputs
 from .graph import Step, overlap, step_of
@@ -26,7 +26,7 @@ from .key import Key
 from .mask import Mask
 from .plain import dump
 from .reach import Reach, read_reach
-from .record import Run, as_run, new_id, now, this_process, write_record
+from .record import Run, as_run, giving_signs, new_id, now, this_process, write_record
 from .remote import fetch, remote_of, send_new, to_stderr
 from .resources import Needs, Share, check_needs, memory_guard, needs_of, recorded, share_of, this_machine, variables_of
 from .result import read_results
@@ -213,7 +213,7 @@ def _execute(
 
     template, mask, folder = step.template, Mask(secrets), settings.store / record["id"]
     _drop_racy_bytecode(key, settings.root)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, giving_signs(folder):
         facts = pool.submit(_facts, settings, store, secrets, record)
         try:
             outcome = execute(
@@ -300,9 +300,15 @@ def _facts(settings: Settings, store: Store, secrets: Mapping[str, str], record:
                 "commit": revision.commit, "branch": revision.branch, "changed": list(revision.changed), "left_out": list(revision.left_out),
                 "patch": store.put(patch) if patch else None,
             }}  # fmt: skip
-        record = {**record, "environment": _environment(store, None), "hardware": hardware()}
+        record = {**record, "environment": _environment(store, None), "hardware": hardware(), **_image()}
         write_record(settings.store, Mask(secrets)(record))
     return record
+
+
+def _image() -> dict:
+    """Return which image it runs in; nothing outside of one, so that a record says no more than there is."""
+    found = image()
+    return {} if found is None else {"image": found}
 
 
 def _environment(store: Store, python: str | None) -> dict:

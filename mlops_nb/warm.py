@@ -89,6 +89,7 @@ def _is_installed(file: str | None, folders: list[str]) -> bool:
 def preload(
     names: list[str],
     printed: Callable[[], str] = str,  # returns what was printed since the last call
+    done: Callable[[str], None] = lambda name: None,  # called after each import
 ) -> list[str]:
     """Import what is found among installed modules; return every top-level name that these look for and that is not there.
 
@@ -114,6 +115,7 @@ def preload(
         said = printed()
         if said:
             raise Cold(f"the import of {name} prints: {said[:300]}", asked)
+        done(asked)
     for name, module in list(sys.modules.items()):
         if not _is_installed(getattr(module, "__file__", None), folders) and name not in ("__main__", "__mp_main__"):
             raise Cold(f"an import brings {name} from {module.__file__}, which is not installed but in work")
@@ -246,15 +248,15 @@ def search_path(
 SAFE_THREADS = ("jemalloc_bg_thd",)
 
 
-def threads() -> list[str]:
-    """Return the names of the threads that run beside the main one and are not known to stand a fork."""
+def threads() -> dict[int, str]:
+    """Return name by number of the threads that run beside the main one and are not known to stand a fork."""
     for _ in range(50):
-        found = []
+        found = {}
         for number in os.listdir("/proc/self/task"):
             with contextlib.suppress(OSError), open(f"/proc/self/task/{number}/comm") as file:
                 name = file.read().strip()
                 if int(number) != os.getpid() and name not in SAFE_THREADS:
-                    found.append(name)
+                    found[int(number)] = name
         if not found:
             break
         time.sleep(0.002)  # one that has ended is listed for a moment
@@ -329,6 +331,7 @@ class Server:
         self.pid, self.folder, self.started = os.getpid(), os.getcwd(), time.time()
         self.cold: str | None = None  # why it cannot fork
         self.without: str | None = None  # the import that is the reason
+        self.begun_by: dict[int, str | None] = {}  # by number of a thread: the import that started it
         self.leaving = False
         self.mine: Any = None  # what `__main__` was
         self.path = [*sys.path]
@@ -359,7 +362,9 @@ class Server:
             return ""
 
         try:
-            self.looked_for = preload(self.spec["imports"], printed)
+            gc.disable()  # imports leave little to collect, and looking for it takes a fifth of their time
+            self.looked_for = preload(self.spec["imports"], printed, self._note_threads)
+            gc.enable()
             if self.spec["prepare"]:
                 self._prepare_more()
             elif sys.path != self.path:
@@ -369,6 +374,7 @@ class Server:
                 raise Cold(f"preparing prints past Python: {said[:300]}")
         except Cold as cold:
             self.cold, self.without = str(cold), cold.without
+        gc.enable()
         signal.setitimer(signal.ITIMER_REAL, 0)
         os.close(output)
         null = os.open(os.devnull, os.O_RDWR)
@@ -379,20 +385,30 @@ class Server:
         self.installed, self.loaded = installed(), loaded()
         self.names = {name.partition(".")[0] for name, module in list(sys.modules.items()) if _is_found(module)} | {*self.looked_for_names()}
         self._find_folder()
+        if "weakref" in sys.modules:
+            for finalizer in list(sys.modules["weakref"].finalize._registry):
+                finalizer.atexit = False  # what is here belongs to all: no child takes it apart when it ends
         gc.collect()
         gc.freeze()
+
+    def _note_threads(self, name: str) -> None:
+        """Note which import has started a thread."""
+        for number in os.listdir("/proc/self/task"):
+            self.begun_by.setdefault(int(number), None if int(number) == os.getpid() else name)
 
     def settle(self) -> None:
         """Go on in a child, which has one thread; leave in `cold` which threads were lost with the parent, if any."""
         ours, theirs = os.pipe()
         if os.fork():  # OpenBLAS ends its threads before a fork, and starts them when they are needed
-            os.write(theirs, json.dumps(threads()).encode())
+            os.write(theirs, json.dumps([*threads().items()]).encode())
             os._exit(0)
         os.close(theirs)
         with open(ours, "rb") as told:
-            lost = json.loads(told.read() or '["?"]')
+            lost = dict(json.loads(told.read() or '[[0, "?"]]'))
         if lost and not self.cold:
-            self.cold = f"imports start {len(lost)} thread{'s' * (len(lost) > 1)} ({', '.join(sorted(set(lost)))})"
+            self.without = self.begun_by.get(min(lost))
+            what = f"the import of {self.without.rstrip('?')} starts" if self.without else "imports start"
+            self.cold = f"{what} {len(lost)} thread{'s' * (len(lost) > 1)} ({', '.join(sorted(set(lost.values())))})"
         self.pid = os.getpid()
 
     def looked_for_names(self) -> list[str]:

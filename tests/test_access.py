@@ -163,6 +163,22 @@ def test_each_kind_is_a_finding_with_its_place(tmp_path):
     assert [one["what"] for one in record["access"]["random"]] == ["random", "numpy.random", "numpy.random.default_rng", "torch"]
 
 
+def test_a_fork_after_shared_cells_notes_its_own_draws(tmp_path):
+    """Where runs share the cells above the parameters, a draw without a seed below is noted in each of them, and one that those cells seeded in none."""
+    draws = "random.random()\nnp.random.rand()\ntorch.rand(1)"
+    unseeded = write_notebook(tmp_path / "unseeded.ipynb", draws, parameters="x: int = 0")
+    seeded = write_notebook(tmp_path / "seeded.ipynb", draws, parameters="x: int = 0")
+    for path, seed in ((unseeded, ""), (seeded, "random.seed(1)\nnp.random.seed(1)\ntorch.manual_seed(1)")):
+        content = json.loads(path.read_text())
+        content["cells"][0]["source"] = f"import random\nimport numpy as np\nimport torch\n{seed}"
+        path.write_text(json.dumps(content))
+    runs = [run(unseeded, {"x": x}, root=tmp_path, share_head=True) for x in (1, 2)]
+    for found in runs:
+        assert found.record["executed_in"]["way"] == "shell"
+        assert [(one["what"], one["line"]) for one in found.record["access"]["random"]] == [("random", 1), ("numpy.random", 2), ("torch", 3)]
+    assert run(seeded, {"x": 1}, root=tmp_path, share_head=True).record["access"]["random"] == []
+
+
 def test_a_killed_kernel_leaves_what_it_had_seen(tmp_path):
     """What was noted before a kill is in the record, and nothing is left beside it."""
     root = project(tmp_path, "import os\nopen(os.environ['STARS']).close()\nos.kill(os.getpid(), 9)")

@@ -1,7 +1,9 @@
 """Every way in which a run can end: the status tells the truth, and the notebook on the disk is whole and valid."""
 
+import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -11,10 +13,12 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+import zmq
 from making import command, write_notebook
 
 import mlops_nb
 from mlops_nb.errors import BadNotebook, CellFailed, RunKilled, RunTimedOut
+from mlops_nb.kernel import Kernel
 from mlops_nb.record import runs
 
 
@@ -104,6 +108,16 @@ def test_a_cell_that_does_not_listen(tmp_path):
         run(tmp_path, deaf, cell_timeout_s=0.5)
     one, _ = executed(tmp_path)
     assert one.status == "timed-out" and one.seconds < 20
+
+
+def test_a_kernel_that_does_not_answer(tmp_path, monkeypatch):
+    """IPython fails before a cell where `sys.stdout` is None, and its kernel never says how that cell ended: the run does, and ends."""
+    monkeypatch.setenv("MLOPS_NB_WARM", "off")
+    monkeypatch.setattr("mlops_nb.execute.ANSWER_S", 0.5)
+    with pytest.raises(CellFailed, match="in cell 2: the kernel has ended the cell and does not say how. Did a cell above replace sys.stdout"):
+        run(tmp_path, "import sys; sys.stdout = None", "1 + 1", "print('never')", timeout_s=60)
+    one, notebook = executed(tmp_path)
+    assert one.status == "failed" and statuses(notebook) == ["completed", "failed", "pending"]
 
 
 def test_a_kernel_that_does_not_start(tmp_path, monkeypatch):
@@ -257,6 +271,27 @@ def test_told_to_end_before_the_first_cell(tmp_path, number, status):
 def test_output_that_a_widget_takes(tmp_path):
     """A stream that goes into an Output widget is no failure."""
     assert run(tmp_path, "import ipywidgets\nout = ipywidgets.Output()\ndisplay(out)\nwith out: print('inside')\nprint('after')").status == "succeeded"
+
+
+def test_an_answer_that_comes_while_something_is_sent(tmp_path):
+    """ZeroMQ tells of a message once, and who sends at that moment takes this away from the event loop: the answer is found all the same."""
+
+    async def ask() -> bool:
+        kernel = Kernel("python3", tmp_path, os.environ)
+        try:
+            await kernel.start()
+            await kernel.connect(60)
+            channel = kernel.client.shell_channel
+            waits = asyncio.ensure_future(channel.get_msg())
+            await asyncio.sleep(0.1)
+            kernel.client.execute("1")
+            assert select.select([channel.socket.FD], [], [], 30)[0]
+            zmq.Socket.shadow(channel.socket.underlying).getsockopt(zmq.EVENTS)  # as each send does
+            return (await asyncio.wait_for(waits, 5))["content"]["status"] == "ok"
+        finally:
+            await kernel.close()
+
+    assert asyncio.run(ask())
 
 
 def test_the_process_that_runs_it_is_killed(tmp_path):

@@ -139,6 +139,17 @@ def test_a_full_disk(tmp_path):
         assert path.is_dir() or path.name.startswith(".part-") or digest_bytes(path.read_bytes()) == path.parent.name + path.name
 
 
+def test_a_full_disk_while_cells_run(tmp_path):
+    """What cells print no longer fits beside the notebook: one sentence with the reason, and a record that tells of it."""
+    root = write_project(tmp_path / "project", {"10_ingest": ("seed: int = 0", "for row in range(40): print('x' * 100_000)\nimport time; time.sleep(3)")})
+    (root / "runs").mkdir()
+    done = elsewhere(root, "mount -t tmpfs -o size=2m none runs", "run")
+    said = [line for line in done.stderr.splitlines() if "No space left on device" in line]
+    assert done.returncode == 1 and len(said) == 1 and "Traceback" not in done.stderr and "a fault of mlops-nb" not in done.stderr, done
+    [record] = [json.loads(path.read_text()) for path in (root / "seen/records").glob("*.json")]
+    assert record["status"] == "failed" and "No space left on device" in record["error"]["message"]
+
+
 def test_a_full_disk_when_the_output_is_laid_out(tmp_path):
     """The store has room and the workspace has none: said, and what was there before is as it was."""
     code = "open(stars, 'w').write('x' * 3_000_000)"

@@ -49,11 +49,10 @@ name = os.path.join(tempfile.mkdtemp(), "a.parquet")
 pd.DataFrame({"a": range(300_000), "b": [str(n) for n in range(300_000)]}).to_parquet(name)
 print(pq.read_table(name).num_rows, pd.read_parquet(name).a.sum())""",
     "polars": """
-try:
-    import polars as pl
-    print(pl.DataFrame({"a": range(300_000)}).lazy().select(pl.col("a").sum()).collect().item())
-except ImportError:
-    print("no polars")""",
+import polars as pl, tempfile, os
+name = os.path.join(tempfile.mkdtemp(), "a.parquet")
+pl.DataFrame({"a": range(300_000), "b": [str(n % 7) for n in range(300_000)]}).write_parquet(name)
+print(pl.read_parquet(name).height, pl.scan_parquet(name).group_by("b").agg(pl.col("a").sum()).sort("b").collect().rows())""",
     "loader": """
 import torch
 from torch.utils.data import DataLoader, TensorDataset

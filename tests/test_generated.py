@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from mlops_nb.image import IN_THE_IMAGE, binder_files, read_lock
+from mlops_nb.image import binder_files, image_pins, read_lock
 from mlops_nb.published import check_published
 from mlops_nb.template import read_template
 
@@ -79,7 +79,7 @@ def test_what_is_published_comes_from_the_tree(again):
 def test_binder_holds_what_the_lock_says_and_nothing_else():
     held = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / "binder").iterdir()}
     assert held == binder_files(ROOT)
-    assert os.access(ROOT / "binder" / "postBuild", os.X_OK)
+    assert os.access(ROOT / "binder" / "postBuild", os.X_OK) and os.access(ROOT / "binder" / "start", os.X_OK)
 
 
 def test_repo2docker_makes_a_dockerfile_of_it(again):
@@ -103,12 +103,12 @@ def test_the_lock_can_be_installed_on_the_oldest_python():
 
 def test_the_lock_names_everything_that_pyproject_asks_for():
     pins = {canonicalize_name(name): version for part in LOCK.values() for name, version in part.items()}
-    in_the_image = {canonicalize_name(name) for name in LOCK[IN_THE_IMAGE]}
+    in_the_image = {canonicalize_name(name) for name in image_pins(ROOT)}
     for extra, asked in {"": PROJECT["dependencies"], **EXTRAS}.items():
         for requirement in map(Requirement, asked):
             name = canonicalize_name(requirement.name)
             assert requirement.specifier.contains(pins.get(name, "0")), f"{requirement} is not what constraints.txt has; run `make lock`"
-            assert extra in ("s3", "sweep", "cluster", "report", "test") or name in in_the_image
+            assert extra in ("s3", "sweep", "cluster", "report", "image", "test") or name in in_the_image
 
 
 def test_environment_yml_asks_for_what_pyproject_asks_for():

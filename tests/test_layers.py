@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ TOOLS = {
     "IPython": ("result", "steps"),
     "annotated_types": "template",
     "bleach": "board",
+    "cyclonedx": "bill",
     "dask": "cluster",
     "distributed": "cluster",
     "fsspec": "remote",
@@ -28,9 +30,10 @@ TOOLS = {
     "nbclient": "execute",
     "nbconvert": "board",
     "nbdime": "align",
-    "nbformat": "execute",
+    "nbformat": ("execute", "align"),  # nbdime takes its nodes
     "optuna": "search",
     "packaging": "environment",
+    "packageurl": "bill",
     "papermill": "execute",
     "pydantic": ("template", "comment"),
     "pyflakes": "lint",
@@ -38,7 +41,7 @@ TOOLS = {
     "rich": "terminal",
     "tornado": "shell",
     "traitlets": ("provision", "shell"),
-    "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "kernels", "cli"),  # a command declares its own options
+    "typer": ("running", "asking", "checking", "proving", "keeping", "sharing", "kernels", "imaging", "cli"),  # a command declares its own options
     "urllib3": "post",
     "zmq": "shell",
 }
@@ -46,7 +49,13 @@ ANYWHERE = {"PIL", "matplotlib", "numpy", "pandas", "psutil", "scipy"}  # used a
 NOWHERE = {"fastcore", "nbdev"}  # they write the package; it does not need them
 
 
-def imports(source: str, package: str) -> Iterator[tuple[int, str]]:
+@cache
+def imports(source: str, package: str) -> list[tuple[int, str]]:
+    """Return what `imported` yields."""
+    return [*imported(source, package)]
+
+
+def imported(source: str, package: str) -> Iterator[tuple[int, str]]:
     """Yield line and absolute dotted name of what a file of `package` imports; `from a import b` is `a.b`."""
     nodes = list(ast.walk(ast.parse(source)))
     named = {alias.asname for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names if alias.name == "import_module"}

@@ -1,15 +1,18 @@
 """Records are whole and the index agrees with them, whoever writes."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 from making import command, write_notebook, write_project
 
 import mlops_nb
+from mlops_nb import run
 from mlops_nb.errors import BadStore, UnknownRun
-from mlops_nb.record import find_run, now, read_record, runs, runs_in, write_record
+from mlops_nb.record import find_run, now, read_record, runs, runs_in, this_process, write_record
 
 
 def test_eight_runs_at_once(tmp_path):
@@ -122,3 +125,24 @@ def test_runs_show_themselves_in_jupyter(tmp_path):
 
 def test_a_notebook_run_by_hand_leaves_no_record(tmp_path):
     assert not runs(write_notebook(tmp_path / "a.ipynb", "1"))
+
+
+def test_a_run_of_another_machine_is_lost_when_it_gives_no_sign(tmp_path):
+    """A run goes on for those on other machines as long as it gives signs, and is lost ten minutes after the last; one that never gave any is left as it is."""
+    elsewhere = {**this_process(), "host": "far away", "pid": 1}
+    for name in ("fresh", "silent", "old"):
+        write_record(tmp_path, example(name, "running", process=elsewhere))
+        (tmp_path / name).mkdir()
+    (tmp_path / "fresh" / ".alive").touch()
+    (tmp_path / "silent" / ".alive").touch()
+    os.utime(tmp_path / "silent" / ".alive", (time.time() - 700,) * 2)
+    found = {one.id: one for one in runs_in(tmp_path)}
+    assert {name: one.status for name, one in found.items()} == {"fresh": "running", "silent": "lost", "old": "running"}
+    assert found["silent"].error == "its machine, far, has given no sign of it for 10 minutes"
+
+
+def test_a_run_gives_signs_while_its_cells_run(tmp_path):
+    """The sign is there from the first cell on, and gone with the run."""
+    path = write_notebook(tmp_path / "train.ipynb", "import os\nprint(os.path.exists(os.path.join('runs', os.environ['MLOPS_NB_RUN'], '.alive')))")
+    found = run(path)
+    assert "True" in found.notebook.read_text() and not (found.notebook.parent / ".alive").exists()

@@ -13,6 +13,7 @@ from making import PYTHON, cell, write_notebook
 import mlops_nb
 from mlops_nb.errors import CellFailed, RunKilled
 from mlops_nb.execute import execute
+from mlops_nb.record import runs
 from mlops_nb.template import read_template
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forked on Linux alone")
@@ -97,6 +98,25 @@ def test_the_notebook_is_the_same(tmp_path, monkeypatch):
     for one, other in zip(ours["cells"], theirs["cells"], strict=True):
         assert one == other
     assert {**ours, "widgets": sorted(map(len, ours["widgets"]))} == {**theirs, "widgets": sorted(map(len, theirs["widgets"]))}
+
+
+@pytest.mark.parametrize(("source", "said"), [("sys.stdout = None", "2"), ("sys.stdout = sys.stderr = None", "2"), ("sys.stdout = io.StringIO(); print('lost')", "2")])
+def test_a_stream_that_a_cell_takes_away(tmp_path, source, said):
+    """Cells go on where `sys.stdout` is nothing that can be written to, and print again once it is back."""
+    write_notebook(tmp_path / "train.ipynb", "import io, sys", source, "one = 1", "sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__\none + 1")
+    found = mlops_nb.run(tmp_path / "train.ipynb", timeout_s=60)
+    assert found.record["executed_in"]["way"] == "shell"
+    assert nbformat.read(found.notebook, 4).cells[-1].outputs[0].data["text/plain"] == said
+
+
+def test_a_stream_that_a_cell_closes(tmp_path, monkeypatch):
+    """Who prints into a closed stream has an error, as in a kernel; the other stream and compiled code are heard no less."""
+    path = write_notebook(tmp_path / "train.ipynb", "import os, sys", "print('before'); sys.stdout.close()", "os.write(1, b'nowhere'); print('here', file=sys.stderr)", "print('closed')")
+    with pytest.raises(CellFailed, match="in cell 4: ValueError: I/O operation on closed file"):
+        mlops_nb.run(path, timeout_s=60)
+    [found] = runs(tmp_path)
+    said = [[output.text for output in one.outputs if "text" in output] for one in nbformat.read(found.notebook, 4).cells if one.cell_type == "code"]
+    assert said == [[], ["before\n"], ["here\n"], []]
 
 
 def test_what_compiled_code_prints_belongs_to_its_cell(tmp_path, monkeypatch):

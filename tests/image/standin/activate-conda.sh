@@ -1,0 +1,1 @@
+export PATH="${NB_PYTHON_PREFIX}/bin:${PATH}"

@@ -1,0 +1,177 @@
+"""What goes into the image, and the commands for it, as far as no engine is needed. What needs one is in `tests/image/`: `make test-image`."""
+
+import difflib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from making import command, write_project
+from rattler import MatchSpec, PackageRecord
+from rattler.package.build_string import BuildString
+
+from mlops_nb.image import FROM_CONDA, image_pins
+from mlops_nb.inside import read_verdict
+from mlops_nb.settings import read_settings
+
+ROOT = Path(__file__).parents[1]
+SNAPSHOT = ROOT / "tests/image/Dockerfile.snapshot"
+BUILT = yaml.safe_load((ROOT / "binder/environment.yml").read_text())["dependencies"]
+ASKED = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+CONDA = [one for one in BUILT if isinstance(one, str)]
+[PIP] = [one["pip"] for one in BUILT if isinstance(one, dict)]
+
+
+def test_the_dockerfile_of_the_real_way(tmp_path):
+    """What repo2docker makes of binder/ with its own buildpack, conda included, is what somebody has looked at. The stand-in of `make test-image` replaces one of its steps.
+
+    Where repo2docker has changed what it writes, look at the difference, and write the snapshot anew: UPDATE_SNAPSHOT=1 pytest tests/test_image.py
+    """
+    shutil.copytree(ROOT / "binder", tmp_path / "binder")
+    made = subprocess.run([sys.executable, "-m", "repo2docker", "--no-build", "--no-run", "--user-id", "1000", "--user-name", "jovyan", "."], cwd=tmp_path, capture_output=True, text=True)
+    text = (made.stdout + made.stderr).partition("FROM ")
+    assert made.returncode == 0 and text[1], made.stderr
+    dockerfile = re.sub(r"build_script_files/\S+", "build_script_files/…", "FROM " + text[2])
+    dockerfile = re.sub(r"linux-(?:64|aarch64)", "linux-64", "\n".join(line.rstrip() for line in dockerfile.splitlines())).strip() + "\n"
+    if os.environ.get("UPDATE_SNAPSHOT"):
+        SNAPSHOT.write_text(dockerfile)
+    assert dockerfile == SNAPSHOT.read_text(), "\n".join(difflib.unified_diff(SNAPSHOT.read_text().splitlines(), dockerfile.splitlines(), lineterm=""))
+    order = [dockerfile.index(words) for words in ("src/binder/environment.yml", "apt-get install --yes --no-install-recommends git", 'env update -p ${NB_PYTHON_PREFIX} --file "binder/environment.yml"', "src/ ${REPO_DIR}/", "RUN ./binder/postBuild")]
+    assert order == sorted(order), "the environment is laid before the repository is copied"
+    assert re.search(r"USER \$\{NB_USER\}\n", dockerfile), "it does not run as root"
+
+
+def record(name: str, version: str) -> PackageRecord:
+    return PackageRecord(name=name, version=version, build=BuildString("0"), build_number=0, subdir="linux-64")
+
+
+def test_conda_reads_the_pins_as_they_are_meant():
+    """By the parser of rattler, which pixi and conda use: each line is a specification, and takes the version of the lock and no other."""
+    pins = image_pins(ROOT)
+    seen = {}
+    for line in CONDA:
+        spec = MatchSpec(line, strict=True)
+        seen[spec.name.normalized] = spec
+    for name, conda in FROM_CONDA.items():
+        if name in pins:
+            assert seen[conda].matches(record(conda, pins[name])) and not seen[conda].matches(record(conda, "0.1"))
+    assert seen["python"].matches(record("python", "3.11.14")) and not seen["python"].matches(record("python", "3.12.1"))
+    assert set(seen) == {"python", "pip", "pytorch-cpu"}
+
+
+def test_the_hand_written_environment_takes_what_the_image_has():
+    """Each bound of environment.yml, read as conda reads it, takes the version that binder/ pins."""
+    pins = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in image_pins(ROOT).items()}
+    looked = 0
+    for line in ASKED:
+        if isinstance(line, str) and re.search("[<>=]", line):
+            spec = MatchSpec(line, strict=True)
+            name = re.sub(r"[-_.]+", "-", {"pytorch": "torch"}.get(spec.name.normalized, spec.name.normalized))
+            if name != "python":
+                assert spec.matches(record(spec.name.normalized, pins[name])), f"environment.yml says {line}, and the image has {pins[name]}"
+                looked += 1
+    assert looked > 20
+
+
+def test_every_pin_of_pip_has_hashes():
+    """Of sha256, on the line of the pin, as pip reads them; so nothing else than what was tested can be installed."""
+    for line in PIP:
+        assert re.fullmatch(r"[\w.-]+==[\w.]+(?: --hash=sha256:[0-9a-f]{64})+", line), line
+    assert len(PIP) == len(image_pins(ROOT)) - sum(name in FROM_CONDA for name in image_pins(ROOT))
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A project of somebody else, with a lock of two packages; nothing of ours is in it."""
+    root = write_project(tmp_path / "other", {"10_fit": ("seed: int = 0", "glue('score', seed)")})
+    (root / "constraints.txt").write_text("# Resolved for Python 3.11.9 on Linux x86_64.\nsix==1.17.0\npip==26.0\n")
+    (root / "environment.yml").write_text("name: other\ndependencies:\n  - python=3.11\n  - six\n")
+    (root / "binder").mkdir()
+    (root / "binder/environment.yml").write_text("dependencies:\n  - pip:\n      - six==1.17.0 --hash=sha256:" + "ab" * 32 + "\n")
+    return root
+
+
+def test_any_project_can_be_prepared(other):
+    """What it pins is written with the hash that is known; a change of the lock is seen by --check, which writes nothing."""
+    done = command("image", "prepare", cwd=other)
+    assert done.returncode == 0, done.stderr
+    text = (other / "binder/environment.yml").read_text()
+    assert "      - six==1.17.0 --hash=sha256:abab" in text and "  - pip=26.0\n" in text and "torch" not in text
+    assert "pip install" not in (other / "binder/postBuild").read_text(), "there is no package to install"
+    assert command("image", "prepare", "--check", cwd=other).returncode == 0
+    (other / "constraints.txt").write_text((other / "constraints.txt").read_text().replace("1.17.0", "1.16.0"))
+    done = command("image", "prepare", "--check", cwd=other)
+    assert done.returncode == 1 and "binder/environment.yml" in done.stdout
+    assert (other / "binder/environment.yml").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "file, text, words",
+    [
+        ("constraints.txt", "six>=1\n", ["constraints.txt", "six>=1", "exact version"]),
+        ("constraints.txt", "# Resolved for Python 3.12.1\nsix==1.17.0\n", ["3.11", "3.12"]),
+        ("constraints.txt", "# Resolved for Python 3.11.1\n", ["names no package"]),
+        ("constraints.txt", None, ["constraints.txt", "cannot be read"]),
+        ("environment.yml", None, ["environment.yml", "cannot be read"]),
+        ("environment.yml", "dependencies:\n  - python>=3.11\n", ["python=3.11"]),
+        ("settings.ini", "[image]\napt = git; rm -rf\n", ["git;"]),
+        ("settings.ini", "[image]\nwithout = the tests\n", ["the tests", "no such part"]),
+        ("settings.ini", "[image]\nnmae = x\n", ["nmae", "Did you mean 'name'?"]),
+        (".binder/x", "", [".binder"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_an_image_is_refused(other, file, text, words):
+    """In one sentence, and nothing is written."""
+    before = sorted(str(path) for path in (other / "binder").iterdir())
+    (other / file).parent.mkdir(exist_ok=True)
+    (other / file).unlink(missing_ok=True) if text is None else (other / file).write_text(text)
+    done = command("image", "prepare", cwd=other)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert sorted(str(path) for path in (other / "binder").iterdir()) == before
+
+
+def test_without_an_engine_each_command_says_so(other, tmp_path):
+    """Which were asked, what each said, and what to do."""
+    (tmp_path / "empty").mkdir()
+    git = shutil.which("git")
+    (tmp_path / "empty/git").symlink_to(git)
+    for words in (["build"], ["test"], ["launch"], ["push", "--name", "ghcr.io/someone/stars"]):
+        done = command("image", *words, cwd=other, PATH=str(tmp_path / "empty"))
+        assert done.returncode == 2 and "docker is not installed; podman is not installed" in done.stderr, done.stderr
+
+
+def test_links(other):
+    """For a branch, a pull request and a notebook; without an origin they are refused."""
+    done = command("image", "link", cwd=other)
+    assert done.returncode == 2 and "[image] content" in done.stderr
+    (other / "settings.ini").write_text("[image]\ncontent = git@github.com:someone/stars.git\nenvironment = https://github.com/someone/environment\n")
+    links = json.loads(command("image", "link", "nbs/pipelines/stars/10_fit.ipynb", "--branch", "main", "--json", cwd=other).stdout)
+    assert links["binder"].startswith("https://mybinder.org/v2/gh/someone/environment/main?urlpath=git-pull%3Frepo%3D")
+    assert links["nbgitpuller"] == "git-pull?repo=https%3A%2F%2Fgithub.com%2Fsomeone%2Fstars&branch=main&urlpath=lab%2Ftree%2Fstars%2Fnbs%2Fpipelines%2Fstars%2F10_fit.ipynb"
+    assert links["badge"] == f"[![Binder](https://mybinder.org/badge_logo.svg)]({links['binder']})"
+    done = command("image", "link", "--pull-request", "0", cwd=other)
+    assert done.returncode == 2 and "--pull-request 0" in done.stderr
+
+
+def test_a_run_keeps_the_image_that_it_was_told(other):
+    """In its record and in what `show` says; a run outside of an image says nothing of one."""
+    told = "ghcr.io/someone/stars@sha256:" + "0f" * 32
+    command("run", "nbs/pipelines/stars/10_fit.ipynb", cwd=other)
+    assert "image" not in command("show", "fit", cwd=other).stdout
+    done = command("run", "nbs/pipelines/stars/10_fit.ipynb", "-p", "seed=1", cwd=other, MLOPS_NB_IMAGE=told)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(command("show", "fit", "--json", cwd=other).stdout)
+    assert shown["image"] == {"name": "ghcr.io/someone/stars", "digest": "sha256:" + "0f" * 32}
+    assert told in command("show", "fit", cwd=other).stdout
+
+
+def test_a_verdict_that_is_cut_off_is_none(tmp_path):
+    (tmp_path / "tested.json").write_text('{"id": "sha256:')
+    assert read_verdict(tmp_path) is None
+    assert read_settings(ROOT).image["without"] == "the tests"
