@@ -380,7 +380,7 @@ def _table_change(change: TableChange) -> str:
         for drift in change.drifts
     )
     table = f"<div class=wide><table><thead>{_head('column', 'drift', 'before → after', 'missing', 'moved')}</thead><tbody>{rows}</tbody></table></div>" if rows else ""
-    return f"<ul>{_items(sentence for sentence in change.sentences if ': drift' not in sentence)}</ul>{table}"
+    return f"<ul>{_items(change.shape)}</ul>{table}"
 
 
 def _change(change: Change) -> str:
