@@ -59,8 +59,9 @@ class Report:
         """The sentence that says why."""
         untried = "".join(f" {sentence}: install it, and run again." for sentence in self.comparison.untried)
         if self.gate is not None:
-            told = f"with the packages that are installed, {self.gate.why}{untried}" if untried else self.gate.why
-            return told + self._about_packages if self.gate.unchanged else told
+            if self.gate.unchanged and self._packages:
+                return self._about_packages + untried
+            return f"with the packages that are installed, {self.gate.why}{untried}" if untried else self.gate.why
         if untried:
             return untried.strip()
         if self.comparison.same:
@@ -79,9 +80,8 @@ class Report:
 
     @property
     def _about_packages(self) -> str:
-        if not self._packages:
-            return ""
-        changed = f" The environment changed ({listed(self._packages, most=5)})"
+        more = f"; and {len(self._packages) - 5} more" if len(self._packages) > 5 else ""
+        changed = f"the environment changed ({'; '.join(self._packages[:5])}{more})"
         if not self._moved_by_packages:
             return f"{changed}, and every result is the same."
         return f"{changed}, and {listed(self._moved_by_packages, most=5)} moved. Both sides were run with the packages that are installed, so the gate says nothing about that."
