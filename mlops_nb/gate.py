@@ -299,7 +299,7 @@ def gate(
         _check_results(rules, old, new)
         for n in looks:
             wanted = range(len(new), n)
-            on_line(f"both at seeds {wanted[0]} to {wanted[-1]}")
+            on_line(f"both at {len(wanted)} more seed{'s' * (len(wanted) > 1)}, {n} in all")
             more = collect(name, [here, there], wanted, names, **options)
             new, old = new | more[0], old | more[1]
             verdicts, notes = _judged(rules, old, new, settings, looks=len(looks), last=n == looks[-1])
