@@ -585,8 +585,8 @@ def draw_curve(
 
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 2.6), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(5, 2.6))  # no layout engine: it would draw everything twice
+    axes = figure.subplots(gridspec_kw={"left": 0.12, "right": 0.97, "bottom": 0.12, "top": 0.89})
     axes.plot(range(1, len(before) + 1), before, color="#56606b", linestyle="--", label="before")
     axes.plot(range(1, len(after) + 1), after, color="#0b62a4", label="after")
     axes.set_title(name, fontsize=10)

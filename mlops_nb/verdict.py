@@ -128,9 +128,9 @@ def _variance(values: Sequence[float]) -> float:
 
 
 def _student(value: float, error: float, freedom: float, level: float, method: str, n: int) -> Interval:
-    from scipy.stats import t
+    from scipy.special import ndtri, stdtrit  # scipy.stats takes a second to import
 
-    half = float(t.ppf((1 + level) / 2, freedom)) * error if error else 0.0
+    half = float(stdtrit(freedom, (1 + level) / 2) if math.isfinite(freedom) else ndtri((1 + level) / 2)) * error if error else 0.0
     return Interval(value, value - half, value + half, level, method, n, error, freedom)
 
 # %% ../nbs/59_verdict.ipynb #59-verdict-15
