@@ -77,7 +77,8 @@ def read_side(
             raise BadRevision(f"the baseline is what is published in {what!r}, and git knows no such revision here. Fetch it, or set [gate] against in settings.ini.")
         return _revision(f"the baseline, {what}", commit_of(settings.root, what), read_graph(pipeline, settings.root).pipeline, settings)
     with suppress(UnknownRun, BadStore):
-        return _sweep(find_sweep(what, settings.root), settings)
+        if "-" in what:  # `train` is a step, `train-0a1b2c3d` a sweep
+            return _sweep(find_sweep(what, settings.root), settings)
     try:
         found = find_run(what, settings.root)
     except UnknownRun as refusal:
@@ -93,7 +94,10 @@ def _sweep(sweep: Sweep, settings: Settings) -> Side:
     step, which = Path(sweep.template).stem, "its best trial" if sweep.best else "a trial of it"
     if best is None:
         return Side(f"the sweep {sweep.id}", {}, {step: f"no trial of the sweep {sweep.id} has succeeded"}, sweep=sweep)
-    run = find_run(best.runs[0].id, settings.root)
+    try:
+        run = find_run(best.runs[0].id, settings.root)
+    except UnknownRun:
+        return Side(f"the sweep {sweep.id}", {}, {step: f"the run of {which} is no longer in the store"}, sweep=sweep)
     return Side(f"the sweep {sweep.id}, {which}", {run.step: recorded_run(run)}, sweep=sweep)
 
 

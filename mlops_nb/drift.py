@@ -102,14 +102,19 @@ class TableChange:
     drifts: tuple[Drift, ...] = ()  # of the columns that both have, the farthest first
 
     @property
-    def sentences(self) -> list[str]:
-        """What a person is told; of the columns, those that moved."""
+    def shape(self) -> list[str]:
+        """What a person is told of rows, columns and types."""
         apart = self.rows[1] - self.rows[0]
         share = f", {apart / self.rows[0]:+.1%}" if self.rows[0] else ""
-        said = [f"{self.path}: {self.rows[0]:,} → {self.rows[1]:,} rows ({f'{apart:+,}{share}' if apart else 'as many'})".replace("-", "−")]
+        more = f"{apart:+,}{share}".replace("-", "−") if apart else "as many"
+        said = [f"{self.path}: {self.rows[0]:,} → {self.rows[1]:,} rows ({more})"]
         said += [f"{self.path}: columns that {word}: {listed(names)}" for word, names in (("are new", self.new), ("are gone", self.gone)) if names]
-        said += [f"{self.path}: the type of {name} changed ({before} → {after})" for name, before, after in self.types]
-        said += [f"{self.path}: {drift}" for drift in self.drifts if drift.moved]
+        return said + [f"{self.path}: the type of {name} changed ({before} → {after})" for name, before, after in self.types]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What a person is told; of the columns, those that moved."""
+        said = self.shape + [f"{self.path}: {drift}" for drift in self.drifts if drift.moved]
         if self.drifts and not any(drift.moved for drift in self.drifts):
             said.append(f"{self.path}: no column has moved (the farthest: {self.drifts[0].column}, drift {self.drifts[0].distance:.3f})")
         return said
@@ -122,7 +127,7 @@ class TableChange:
             return self.sentences
         more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
         few = ", ".join(f"{drift.column} by {drift.distance:.2f}" for drift in moved[:3])
-        return [sentence for sentence in self.sentences if ": drift" not in sentence] + [f"{self.path}: {len(moved)} of {len(self.drifts)} columns moved: {few}{more}"]
+        return [*self.shape, f"{self.path}: {len(moved)} of {len(self.drifts)} columns moved: {few}{more}"]
 
 
 def compare_tables(

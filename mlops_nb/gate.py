@@ -8,7 +8,7 @@ __all__ = ['read_rules', 'seeds_of', 'arguments_at', 'Tree', 'baseline_tree', 'c
 
 # %% ../nbs/61_gate.ipynb #61-gate-02
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,7 +116,7 @@ def _import_paths(graph: Graph, tree: Path, home: Path) -> list[str]:
 # %% ../nbs/61_gate.ipynb #61-gate-09
 def collect(
     pipeline: str,
-    trees: Iterable[Tree],
+    trees: Sequence[Tree],
     numbers: Iterable[int],  # of the seeds
     names: str,  # of the parameters that are seeds, as `seeds_of` takes them
     *,

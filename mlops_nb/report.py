@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from .beside import compared, document
+from .beside import breakable, compared, document
 from .changes import Change
 from .comment import MOST_ROWS, MOST_TEXT, Command, Headline, Metric, Place, Reason, Result, Statement, brief, comment, links_for, write_statement
 from .compare import Comparison, Moved, Side, changes_as_html, code_changes, compare, compare_sides, curves_as_html, figures_as_html, shown_change, shown_value, steps_in_words, wanted_way
@@ -298,7 +298,7 @@ def _page(report: Report) -> Iterator[str]:
     yield f"<h1>{escape(report.pipeline or 'Two runs')}</h1><p class=faint>{escape(comparison.before.name)} → {escape(comparison.after.name)}</p>"
     yield f'<div class="verdict {_CLASS[report.headline]}"><strong>{escape(report.headline)}</strong><br><span>{escape(report.why)}</span></div>'
     if report.gate is not None and not report.gate.unchanged:
-        rows = "".join(f"<tr><td>{escape(row[0])}</td>{''.join(f'<td class=number>{escape(cell)}</td>' for cell in row[1:4])}<td><span class='chip {_WORDS[row[4]]}'>{escape(row[4])}</span></td></tr>" for row in metric_rows(report.gate))
+        rows = "".join(f"<tr><td>{breakable(row[0])}</td>{''.join(f'<td class=number>{escape(cell)}</td>' for cell in row[1:4])}<td><span class='chip {_WORDS[row[4]]}'>{escape(row[4])}</span></td></tr>" for row in metric_rows(report.gate))
         head = _head("result", "baseline", "here", "difference", "verdict")
         yield f"<h2>What counts</h2><div class=wide><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>"
         yield f"<p class=faint>Mean ± standard deviation over seeds; the interval of the difference holds the true one in {_level(report.gate.verdicts)} of cases. {escape(_methods(report.gate.verdicts))}</p>"
@@ -370,7 +370,7 @@ def _results(report: Report) -> str:
 
 
 def _cell(text: str) -> str:
-    return f"<td class=number>{escape(text)}</td>" if "±" in text else f"<td>{escape(text)}</td>"
+    return f"<td class=number>{escape(text)}</td>" if "±" in text else f"<td>{breakable(text)}</td>"
 
 
 def _table_change(change: TableChange) -> str:
@@ -380,7 +380,7 @@ def _table_change(change: TableChange) -> str:
         for drift in change.drifts
     )
     table = f"<div class=wide><table><thead>{_head('column', 'drift', 'before → after', 'missing', 'moved')}</thead><tbody>{rows}</tbody></table></div>" if rows else ""
-    return f"<ul>{_items(sentence for sentence in change.sentences if ': drift' not in sentence)}</ul>{table}"
+    return f"<ul>{_items(change.shape)}</ul>{table}"
 
 
 def _change(change: Change) -> str:

@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .beside import document, result_table
+from .beside import breakable, document, result_table
 from .compare import Comparison, as_html, is_curve, plain_text, shown_value
 from .plain import dump, load
 from .record import Run, find_run
@@ -68,7 +68,7 @@ def _html_rows(one: Section) -> str:
     if not one.head:
         return f"<ul>{''.join(f'<li>{escape(row[0])}</li>' for row in one.rows)}</ul>" if one.rows else ""
     head = "".join(f"<th scope=col>{escape(name)}</th>" for name in one.head)
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in one.rows)
+    rows = "".join(f"<tr>{''.join(f'<td>{breakable(cell)}</td>' for cell in row)}</tr>" for row in one.rows)
     return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
