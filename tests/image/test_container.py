@@ -264,7 +264,7 @@ def test_no_engine(project):
 def test_no_base_image(project):
     project.back()
     done = project.image("build", "--config", project.workshop.config(base="127.0.0.1:9/nowhere:none"), fine=False)
-    refused(project, done, "the base image cannot be had", "127.0.0.1:9/nowhere", "build.log")
+    refused(project, done, "the base image cannot be had", "127.0.0.1:9", "nowhere", "build.log")
 
 
 def test_a_version_that_does_not_exist(project):
