@@ -173,7 +173,7 @@ def explain_failure(
         for index, line in enumerate(lines):
             if re.search(pattern, line, re.I):
                 if "postBuild" in pattern:
-                    said = [one for one in lines[:index] if not one.startswith(("ERROR", "DONE", "CACHED"))]
+                    said = [one for one in lines[:index] if not re.match(r"ERROR|DONE|CACHED|hint:|note:|╰─>|×|error: |.*\[end of output\]", one)]
                     line = said[-1] if said else line
                 return sentence.format(line=_short(line)).rstrip(".") + "."
     errors = [line for line in lines if re.search(r"error|failed", line, re.I)] or lines[-1:] or ["it said nothing"]
