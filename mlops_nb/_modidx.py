@@ -445,6 +445,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mlops_nb.drift.TableChange': ('drift.html#tablechange', 'mlops_nb/drift.py'),
                                 'mlops_nb.drift.TableChange.in_short': ('drift.html#tablechange.in_short', 'mlops_nb/drift.py'),
                                 'mlops_nb.drift.TableChange.sentences': ('drift.html#tablechange.sentences', 'mlops_nb/drift.py'),
+                                'mlops_nb.drift.TableChange.shape': ('drift.html#tablechange.shape', 'mlops_nb/drift.py'),
                                 'mlops_nb.drift._drift_or_none': ('drift.html#_drift_or_none', 'mlops_nb/drift.py'),
                                 'mlops_nb.drift._is_beyond': ('drift.html#_is_beyond', 'mlops_nb/drift.py'),
                                 'mlops_nb.drift._of_categories': ('drift.html#_of_categories', 'mlops_nb/drift.py'),

@@ -302,7 +302,7 @@ def gate(
             on_line(f"both at {len(wanted)} more seed{'s' * (len(wanted) > 1)}, {n} in all")
             more = collect(name, [here, there], wanted, names, **options)
             new, old = new | more[0], old | more[1]
-            verdicts, notes = _judged(rules, old, new, settings, looks=len(looks), last=n == looks[-1])
+            verdicts, notes = _judged(rules, old, new, settings, shares=len(looks) * len(rules), last=n == looks[-1])
             if all(verdict.word != "not enough runs" for verdict in verdicts):
                 break
         return Gate(_called(settings, against), tuple(verdicts), n, False, old, new, tuple(notes))
@@ -325,16 +325,16 @@ def _unchanged(rule: Rule, old: Mapping, new: Mapping) -> Verdict:
     return Verdict(rule, "no difference", f"{rule.result}: no difference: the same run gives it on both sides.", tuple(before.values()), tuple(after.values()), None)
 
 
-def _judged(rules: Iterable[Rule], old: Mapping, new: Mapping, settings: Settings, looks: int, last: bool) -> tuple[list[Verdict], list[str]]:
+def _judged(rules: Iterable[Rule], old: Mapping, new: Mapping, settings: Settings, shares: int, last: bool) -> tuple[list[Verdict], list[str]]:
     """Return the verdict on each rule, and what is to be said of the test rows."""
     made, notes = [], []
     for rule in rules:
         before, after = values_of(old, rule.result), values_of(new, rule.result)
         over_rows = None
         if rule.rows:
-            over_rows, note = _over_rows(rule, old, new, settings, 1 - 0.05 / looks)
+            over_rows, note = _over_rows(rule, old, new, settings, 1 - 0.05 / shares)
             notes.append(f"{rule.result}: {note}")
-        made.append(judge(rule, before, after, looks=looks, last=last, over_rows=over_rows))
+        made.append(judge(rule, before, after, shares=shares, last=last, over_rows=over_rows))
     return made, notes
 
 

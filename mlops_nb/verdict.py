@@ -239,7 +239,7 @@ def judge(
     old: Mapping[int, float],  # value by seed
     new: Mapping[int, float],  # value by seed
     *,
-    looks: int = 1,  # how often the verdict may be asked for while runs are added
+    shares: int = 1,  # how many verdicts share the 5 %: the looks while runs are added, times the results that are judged
     last: bool = True,  # whether no more runs will be added
     over_rows: Interval | None = None,  # the same difference over test rows, whose choice counts as well unless the rule says otherwise
 ) -> Verdict:
@@ -252,7 +252,7 @@ def judge(
 
     if min(len(old), len(new)) < max(rule.seeds, FEWEST_SEEDS):
         return say("not enough runs", f"{_runs(len(new))} here and {_runs(len(old))} of the baseline, and {rule.seeds} of each are asked for.")
-    apart = difference_of_means(old, new, 1 - 0.05 / looks)
+    apart = difference_of_means(old, new, 1 - 0.05 / shares)
     apart = with_rows(apart, over_rows) if over_rows is not None and rule.rows_count else apart
     mean, sign = fmean(new.values()), 1 if rule.higher else -1
     if rule.limit is not None and sign * (mean - rule.limit) < 0:
@@ -326,7 +326,7 @@ def error_rates(
         old, new = 0.9 + luck + sides[0], 0.9 - loss * (1 if rule.higher else -1) + luck + sides[1] + draw.normal(0, rows_error)
         rows = Interval(0.0, 0.0, 0.0, 0.95, "", 1000, rows_error) if rows_error and rows_count else None
         for n in looks:
-            verdict = judge(rule, dict(enumerate(old[:n])), dict(enumerate(new[:n])), looks=len(looks), last=n == looks[-1], over_rows=rows)
+            verdict = judge(rule, dict(enumerate(old[:n])), dict(enumerate(new[:n])), shares=len(looks), last=n == looks[-1], over_rows=rows)
             if verdict.word != "not enough runs":
                 break
         counts[verdict.word] += 1

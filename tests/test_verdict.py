@@ -38,7 +38,7 @@ def test_the_rate_holds_where_results_are_not_normal(draw, paired):
         old, new = one(20), one(20)
         for n in looks:
             shift = 0 if paired else 100
-            verdict = judge(RULE, dict(enumerate(old[:n])), {seed + shift: value for seed, value in enumerate(new[:n])}, looks=len(looks), last=n == 20)
+            verdict = judge(RULE, dict(enumerate(old[:n])), {seed + shift: value for seed, value in enumerate(new[:n])}, shares=len(looks), last=n == 20)
             if verdict.word != "not enough runs":
                 break
         worse += verdict.word == "worse"
@@ -59,9 +59,20 @@ def test_looking_often_without_sharing_the_level_would_cry_wolf():
     for _ in range(1500):
         old, new = random.normal(0.9, 0.01, (2, 40))
         for shares in wrong:
-            words = [judge(RULE, dict(enumerate(old[:n])), dict(enumerate(new[:n])), looks=shares, last=False).word for n in looks]
+            words = [judge(RULE, dict(enumerate(old[:n])), dict(enumerate(new[:n])), shares=shares, last=False).word for n in looks]
             wrong[shares] += any(word in ("worse", "better") for word in words)
     assert wrong[4] / 1500 <= 0.05 < wrong[1] / 1500
+
+
+def test_judging_several_results_without_sharing_the_level_would_cry_wolf():
+    """Of two equal models with six results each, one is called worse in no more than five of a hundred comparisons."""
+    random, wrong = np.random.default_rng(4), {1: 0, 6: 0}
+    for _ in range(1000):
+        old, new = random.normal(0.9, 0.01, (2, 6, 8))
+        for shares in wrong:
+            wrong[shares] += any(judge(RULE, dict(enumerate(a)), dict(enumerate(b)), shares=shares).word == "worse" for a, b in zip(old, new, strict=True))
+    assert wrong[6] / 1000 <= 0.05
+    assert 0.11 < wrong[1] / 1000 < 0.18  # one of seven
 
 
 @given(values, values)
@@ -142,7 +153,7 @@ def test_equal_classifiers_on_few_rows_are_called_worse_in_no_more_than_five_of_
             for n in looks:
                 values = [dict(enumerate((side[:n] == truth).mean(axis=1))) for side in (old, new)]
                 rows = difference_over_rows(truth, old[:n], new[:n], "accuracy") if counted else None
-                word = judge(RULE, *values, looks=len(looks), last=n == looks[-1], over_rows=rows).word
+                word = judge(RULE, *values, shares=len(looks), last=n == looks[-1], over_rows=rows).word
                 if word != "not enough runs":
                     break
             wrong[counted] += word == "worse"

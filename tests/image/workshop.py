@@ -72,6 +72,8 @@ class Workshop:
         self.before = {path: path.exists() for path in map(Path, ("/var/lib/docker", "/var/lib/containerd", "/run/docker", "/run/containerd", "/etc/docker", Path.home() / ".docker"))}
         for name in ("debs", "logs", "data"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.pids = self.folder / "pids"
+        self.clear_away()
         self.variables = {
             **{name: value for name, value in os.environ.items() if name not in ("DOCKER_HOST", "DOCKER_CONTEXT")},
             "PATH": f"{self.root}/usr/bin:{self.root}/usr/sbin:{os.environ['PATH']}",
@@ -79,6 +81,18 @@ class Workshop:
             "DOCKER_HOST": f"unix://{self.sockets}/docker.sock",
             "DOCKER_CONFIG": f"{self.folder}/client",
         }
+
+    def clear_away(self) -> None:
+        """End what an earlier time started and could not stop, because it was killed: two engines must not share one folder."""
+        for line in self.pids.read_text().splitlines() if self.pids.exists() else ():
+            with contextlib.suppress(OSError, ValueError):
+                if str(self.folder) in Path(f"/proc/{int(line)}/cmdline").read_text():
+                    say(f"ending process {line}, which was left by an earlier time")
+                    os.kill(int(line), signal.SIGTERM)
+                    for _ in range(100):
+                        os.kill(int(line), 0)
+                        time.sleep(0.1)
+        self.pids.write_text("")
 
     # What is unpacked
 
@@ -112,6 +126,8 @@ class Workshop:
         with (self.folder / "logs" / log).open("w") as file:
             process = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=variables or self.variables, start_new_session=True, cwd=cwd)
         self.processes.append(process)
+        with self.pids.open("a") as file:
+            file.write(f"{process.pid}\n")
         return process
 
     def start_engine(self, data: Path | None = None, name: str = "docker", drivers=("overlay2", "fuse-overlayfs", "vfs")) -> dict:
