@@ -69,7 +69,7 @@ class Workshop:
         self.root = self.folder / "root"  # of the unpacked packages
         self.sockets = Path(tempfile.mkdtemp(prefix="image-"))  # a socket's path is short
         self.processes: list[subprocess.Popen] = []
-        self.before = {path: path.exists() for path in map(Path, ("/var/lib/docker", "/var/lib/containerd", "/run/docker", "/run/containerd", "/etc/docker", "/root/.docker"))}
+        self.before = {path: path.exists() for path in map(Path, ("/var/lib/docker", "/var/lib/containerd", "/run/docker", "/run/containerd", "/etc/docker", Path.home() / ".docker"))}
         for name in ("debs", "logs", "data"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.pids = self.folder / "pids"
