@@ -4,18 +4,19 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from making import short_folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def private_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def private_servers() -> Iterator[None]:
     """Let servers be started in a folder of this session, and end them after it."""
     if sys.platform != "linux":
         yield
         return
     from mlops_nb.provision import servers, stop_server
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    with short_folder() as place, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_RUNTIME_DIR", str(place))
         yield
         for server in servers():
             stop_server(server["name"], all_kernels=True)

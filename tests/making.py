@@ -1,12 +1,22 @@
 """Small notebooks and projects for the tests, and a way to call the command line as a person does."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 PYTHON = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3 (ipykernel)"}}
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """Yield a private folder whose path leaves room for a socket, and delete it on leaving."""
+    with tempfile.TemporaryDirectory(prefix="nb-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def write_notebook(path: Path, *sources: str, parameters: str | None = None, metadata: dict = PYTHON) -> Path:

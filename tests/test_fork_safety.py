@@ -11,6 +11,7 @@ from pathlib import Path
 from queue import Empty
 
 import pytest
+from making import short_folder
 
 from mlops_nb.kernel import Kernel
 from mlops_nb.provision import pss, servers, stop_server
@@ -80,19 +81,13 @@ plt.plot([1, 2, 3]); plt.show()""",
 
 
 @pytest.fixture(scope="module", autouse=True)
-def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def private() -> Iterator[None]:
     """Servers of these tests alone, which end with them."""
-    before = os.environ.get("JUPYTER_RUNTIME_DIR")
-    os.environ["JUPYTER_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("runtime"))
-    try:
+    with short_folder() as place, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_RUNTIME_DIR", str(place))
         yield
         for server in servers():
             stop_server(server["name"], all_kernels=True)
-    finally:
-        if before is None:
-            del os.environ["JUPYTER_RUNTIME_DIR"]
-        else:
-            os.environ["JUPYTER_RUNTIME_DIR"] = before
 
 
 async def opened(imports: tuple[str, ...] | None, folder: Path, variables: dict[str, str] | None = None) -> Kernel:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from making import short_folder
 
 from mlops_nb.provision import Cold, Forked, Warmth, fork, imports_of, runtime_folder, servers, stop_server
 
@@ -36,13 +37,14 @@ def tell(payload, descriptors):
 
 @pytest.fixture(autouse=True)
 def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     (tmp_path / "work").mkdir()
     (tmp_path / "entry.py").write_text(ENTRY)
-    yield
-    if not (tmp_path / "runtime" / "mlops-nb").is_symlink():
-        for server in servers():
-            stop_server(server["name"], all_kernels=True)
+    with short_folder() as place:
+        monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(place))
+        yield
+        if not (place / "mlops-nb").is_symlink():
+            for server in servers():
+                stop_server(server["name"], all_kernels=True)
 
 
 def forked(tmp_path: Path, code: str = "", imports: tuple[str, ...] = ("json",), python: str = sys.executable, stdout: int = 1, **variables: str) -> Forked:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from project import ROOT, Project
+from clone import ROOT, Project
 from workshop import Workshop, say, why_not
 
 FOLDER = Path(os.environ.get("IMAGE_TESTS") or ROOT / "build/image")

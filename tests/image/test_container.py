@@ -360,9 +360,3 @@ def test_a_secret_that_a_later_step_deletes(project):
         assert token not in text
     finally:
         file.write_text(kept)
-
-
-def test_time(workshop):
-    """Only says how long it took; see the line that follows."""
-    say(f"so far {time.strftime('%H:%M:%S')}")
-    assert Path(workshop.folder).is_dir()
