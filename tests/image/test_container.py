@@ -11,8 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 from workshop import free_port, run, say
