@@ -30,7 +30,7 @@ TOOLS = {
     "nbclient": "execute",
     "nbconvert": "board",
     "nbdime": "align",
-    "nbformat": ("execute", "align"),  # nbdime takes its nodes
+    "nbformat": "execute",
     "optuna": "search",
     "packaging": "environment",
     "packageurl": "bill",
