@@ -1191,6 +1191,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlops_nb.report.statement_of': ('report.html#statement_of', 'mlops_nb/report.py'),
                                  'mlops_nb.report.to_html': ('report.html#to_html', 'mlops_nb/report.py'),
                                  'mlops_nb.report.to_markdown': ('report.html#to_markdown', 'mlops_nb/report.py'),
+                                 'mlops_nb.report.write_pages': ('report.html#write_pages', 'mlops_nb/report.py'),
                                  'mlops_nb.report.write_report': ('report.html#write_report', 'mlops_nb/report.py')},
             'mlops_nb.reproduce': { 'mlops_nb.reproduce.Reproduction': ('reproduce.html#reproduction', 'mlops_nb/reproduce.py'),
                                     'mlops_nb.reproduce.Reproduction.as_dict': ( 'reproduce.html#reproduction.as_dict',

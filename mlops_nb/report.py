@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Report', 'compared_with', 'make_report', 'metric_rows', 'result_rows', 'commands_for', 'place_of', 'notebooks_of',
-           'statement_of', 'to_markdown', 'to_html', 'comparison_page', 'write_report']
+           'statement_of', 'to_markdown', 'to_html', 'comparison_page', 'write_report', 'write_pages']
 
 # %% ../nbs/68_report.ipynb #68-report-02
 import os
@@ -30,6 +30,7 @@ from .graph import read_graph
 from .plain import is_number
 from .scene import recorded_run
 from .settings import read_settings, under
+from .store import write_whole
 from .verdict import Interval, Verdict, difference_of_means, written
 
 # %% ../nbs/68_report.ipynb #68-report-04
@@ -404,11 +405,19 @@ def write_report(
     folder: Path,  # is made
 ) -> tuple[Path, Path]:
     """Write `report.html`, `report.md` and, for who posts it, `report.json` into a folder, each whole or not at all; return where the first two are."""
-    from mlops_nb.store import write_whole
-
-    folder.mkdir(parents=True, exist_ok=True)
-    page, text = folder / "report.html", folder / "report.md"
-    write_whole(page, to_html(report))
-    write_whole(text, to_markdown(report))
+    pages = write_pages(folder, to_html(report), to_markdown(report))
     write_whole(folder / "report.json", write_statement(statement_of(report)))
-    return page, text
+    return pages
+
+
+def write_pages(
+    folder: Path,  # is made
+    page: str,  # HTML
+    text: str,  # Markdown
+) -> tuple[Path, Path]:
+    """Write `report.html` and `report.md` into a folder, each whole or not at all; return where they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = folder / "report.html", folder / "report.md"
+    for file, content in zip(files, (page, text), strict=True):
+        write_whole(file, content)
+    return files

@@ -19,8 +19,9 @@ from .beside import breakable, document, result_table
 from .compare import Comparison, as_html, is_curve, plain_text, shown_value
 from .plain import dump, load
 from .record import Run, find_run
+from .report import write_pages
 from .result import is_table
-from .store import Store, write_whole
+from .store import Store
 from .trials import Sweep, plot_slices, shown, table, verdict
 from .errors import BadArgument, MlopsError
 
@@ -94,12 +95,9 @@ def write_summary(
     folder: Path,  # is made
 ) -> tuple[Path, Path]:
     """Write `report.html` and `report.md` into a folder, each whole or not at all; return where they are. A `report.json` that lies there is of something else, and is deleted."""
-    folder.mkdir(parents=True, exist_ok=True)
-    page, text = folder / "report.html", folder / "report.md"
-    write_whole(page, to_html(summary))
-    write_whole(text, to_markdown(summary))
+    pages = write_pages(folder, to_html(summary), to_markdown(summary))
     (folder / "report.json").unlink(missing_ok=True)
-    return page, text
+    return pages
 
 # %% ../nbs/71_summary.ipynb #71-summary-08
 def summary_of_run(
