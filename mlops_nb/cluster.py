@@ -299,7 +299,8 @@ class Cluster:
         try:
             return self._later(self._client.scheduler.identity(n_workers=-1)).result(LOST_S)["workers"]
         except OSError as problem:  # a TimeoutError is one
-            raise self._gone("the scheduler does not answer") from problem
+            silent = f"the scheduler has not answered for {LOST_S:g} s" if isinstance(problem, TimeoutError) else "the connection to the scheduler was lost"
+            raise self._gone(self._lost() or silent) from problem
 
     def _say(self, text: str) -> None:
         if text not in self._said:

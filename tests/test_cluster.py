@@ -299,7 +299,8 @@ def test_a_task_that_is_stopped(project, processes):
         assert results([pool.next()]) == {"next": {"square": 64}}
 
 
-def test_a_scheduler_that_is_killed(project, processes):
+@pytest.mark.parametrize("asked", [False, True], ids=["noticed while waiting", "noticed by asking"])
+def test_a_scheduler_that_is_killed(project, processes, asked):
     """One clear error, a store in which nothing runs, and the same command goes on from there."""
     worker = processes.worker()
     tasks = trials(project / "square.ipynb", 4, seconds=0.2)
@@ -309,7 +310,7 @@ def test_a_scheduler_that_is_killed(project, processes):
         results([pool.next()])
         processes.scheduler.kill()
         for _ in range(3):
-            pool.next()
+            _ = pool.jobs if asked else pool.next()
     worker.wait(timeout=60)  # it ends by itself
     left = runs_in(project / "runs")
     assert {one.status for one in left} <= {"succeeded", "killed", "lost"}
