@@ -68,6 +68,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlops_nb.beside.write_report': ('beside.html#write_report', 'mlops_nb/beside.py'),
                                  'mlops_nb.beside.write_report_of_all': ('beside.html#write_report_of_all', 'mlops_nb/beside.py')},
             'mlops_nb.bill': { 'mlops_nb.bill.Contents': ('bill.html#contents', 'mlops_nb/bill.py'),
+                               'mlops_nb.bill._ask': ('bill.html#_ask', 'mlops_nb/bill.py'),
                                'mlops_nb.bill._plain': ('bill.html#_plain', 'mlops_nb/bill.py'),
                                'mlops_nb.bill.bill': ('bill.html#bill', 'mlops_nb/bill.py'),
                                'mlops_nb.bill.licence_of': ('bill.html#licence_of', 'mlops_nb/bill.py'),

@@ -16,9 +16,9 @@ AUTHOR = {"GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.org", "GIT_
 class Project:
     """The copy; the same files give the same commit, so that a second time everything is there."""
 
-    def __init__(self, workshop: Workshop):
+    def __init__(self, workshop: Workshop, folder: str = "project"):
         self.workshop = workshop
-        self.folder = workshop.folder / "project"
+        self.folder = workshop.folder / folder
         listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).split("\0")
         names = sorted(name for name in filter(None, listed) if (ROOT / name).is_file() and not name.startswith("tests/image/"))  # else an edited test would make another image
         for entry in self.folder.iterdir() if self.folder.exists() else ():
@@ -34,8 +34,8 @@ class Project:
         text = (self.folder / "binder/environment.yml").read_text()
         self.python = re.search(r"python=(\S+)", text)[1]
         self.pins = dict(re.findall(r"- ([\w.-]+)==(\S+)", text)) | {"torch": re.search(r"pytorch-cpu=(\S+)", text)[1]}
-        self.name = f"{workshop.registry}/someone/stars"
-        say(f"project: {len(names)} files, commit {self.first[:12]}")
+        self.name = f"{workshop.registry}/someone/{'stars' if folder == 'project' else folder}"
+        say(f"{folder}: {len(names)} files, commit {self.first[:12]}")
 
     def git(self, *words: str) -> str:
         return run("git", *words, cwd=self.folder, env={**self.workshop.variables, **AUTHOR}).strip()
@@ -59,6 +59,9 @@ class Project:
         assert not fine or done.returncode == 0, done.stdout + done.stderr
         assert "Traceback" not in done.stdout + done.stderr
         return done
+
+    def build(self, *words: str, config: Path | None = None, **options) -> subprocess.CompletedProcess:
+        return self.image("build", "--name", self.name, "--config", config or self.workshop.config(), *words, **options)
 
     def built(self) -> dict:
         """Return what is known of the image that was built last."""

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from beside import Beside
 from clone import ROOT, Project
 from workshop import Workshop, say, why_not
 
@@ -37,3 +38,12 @@ def project(workshop):
     found = Project(workshop)
     found.base = workshop.make_base(found.pins["torch"], found.python)
     return found
+
+
+@pytest.fixture(scope="session")
+def beside(project):
+    found = Beside(Project(project.workshop, "beside"))
+    try:
+        yield found
+    finally:
+        found.close()

@@ -16,6 +16,22 @@ PINS = Path(__file__).parent / "hub.txt"
 PROXY = "configurable-http-proxy@5.3.0"
 
 
+def install(workshop: Workshop) -> None:
+    """Install JupyterHub, DockerSpawner and the proxy, once."""
+    folder = workshop.folder / "hub"
+    stamp = folder / "installed"
+    if stamp.exists() and stamp.read_text() == PINS.read_text() + PROXY:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    say("hub: installing JupyterHub, DockerSpawner and their proxy into a folder of their own")
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
+    run(Path(sys.executable).parent / "uv", "pip", "install", "--quiet", "--python", folder / "venv/bin/python", "--requirement", PINS)
+    assert shutil.which("npm"), "the proxy of JupyterHub comes from npm: apt install npm"
+    run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", folder, PROXY)
+    stamp.write_text(PINS.read_text() + PROXY)
+
+
 class Hub:
     """It runs in an environment of its own, in the folder of the tests; its proxy comes from npm."""
 
@@ -27,7 +43,6 @@ class Hub:
         self.process = None
 
     def __enter__(self) -> "Hub":
-        self.install()
         state = self.folder / "state"
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir(parents=True)
@@ -64,26 +79,17 @@ c.OnThisMachine.http_timeout = 120
 """)
         variables = {**self.workshop.variables, "PATH": f"{self.folder}/venv/bin:{self.folder}/node_modules/.bin:{self.workshop.variables['PATH']}", "CONFIGPROXY_AUTH_TOKEN": secrets.token_hex(20)}
         self.process = self.workshop.start(self.folder / "venv/bin/jupyterhub", "--config", state / "jupyterhub_config.py", log="hub.log", variables=variables, cwd=state)
+        return self
+
+    def wait(self) -> None:
+        """Wait until it answers."""
         for _ in range(600):
             with contextlib.suppress(OSError):
                 self.ask("GET", "/hub/api/")
-                return self
+                return
             assert self.process.poll() is None, self.log()
             time.sleep(0.1)
         raise AssertionError(self.log())
-
-    def install(self) -> None:
-        stamp = self.folder / "installed"
-        if stamp.exists() and stamp.read_text() == PINS.read_text() + PROXY:
-            return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        say("hub: installing JupyterHub, DockerSpawner and their proxy into a folder of their own")
-        run(sys.executable, "-m", "venv", "--without-pip", self.folder / "venv")
-        run(Path(sys.executable).parent / "uv", "pip", "install", "--quiet", "--python", self.folder / "venv/bin/python", "--requirement", PINS)
-        assert shutil.which("npm"), "the proxy of JupyterHub comes from npm: apt install npm"
-        run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", self.folder, PROXY)
-        stamp.write_text(PINS.read_text() + PROXY)
 
     def log(self) -> str:
         return (self.workshop.folder / "logs/hub.log").read_text()[-4000:]
@@ -96,6 +102,7 @@ c.OnThisMachine.http_timeout = 120
 
     def launch(self, user: str) -> str:
         """Start the image for a user, and return the path of its server."""
+        self.wait()
         self.ask("POST", f"/hub/api/users/{user}", {})
         self.ask("POST", f"/hub/api/users/{user}/server", {})
         for _ in range(1200):

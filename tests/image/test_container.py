@@ -13,6 +13,7 @@ import subprocess
 import sys
 
 import pytest
+from hub import Hub, install
 from workshop import free_port, run, say
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1200)]
@@ -23,18 +24,20 @@ def step(text: str) -> None:
     say(f"== {text}")
 
 
-def test_built(project):
+def test_built(project, beside):
     """repo2docker builds the commit. The same commit again is the same image, to the last byte."""
     step("build")
+    beside.begin(the_parts_of_a_hub)
     project.back()
-    project.image("build", "--name", project.name, "--config", project.workshop.config())
+    project.build()
     first = project.built()
     assert {part["part"] for part in first["steps"]} == {"base", "environment", "content"} and first["commit"] == project.first
-    project.image("build", "--name", project.name, "--config", project.workshop.config())
+    project.build()
     assert project.built()["id"] == first["id"] and project.carried_out() == {"base": 0, "environment": 0, "content": 0}
     labels = json.loads(project.workshop.docker("image", "inspect", first["reference"]))[0]["Config"]["Labels"]
     assert labels["mlops_nb.commit"] == project.first and labels["mlops_nb.environment"] == first["environment"]
     assert labels["org.opencontainers.image.source"] == "https://github.com/someone/stars"
+    beside.begin(*REFUSED)
 
 
 LISTING = """
@@ -56,23 +59,21 @@ EXPLAINED = (
 )
 
 
-def test_the_same_commit_gives_the_same_environment(project):
+def test_the_same_commit_gives_the_same_environment(project, beside):
     """Built again without any cache: the same packages, and the same files but for those that are explained."""
     step("the same commit, built twice")
-    project.back()
-    project.image("build", "--name", project.name, "--config", project.workshop.config())
     first = project.built()
     memory = project.workshop.folder / "twice.json"
     known = json.loads(memory.read_text()) if memory.exists() else {}
     if known.get("id") != first["id"]:
-        project.image("build", "--name", f"{project.name}-again", "--config", project.workshop.config(extra=("--no-cache",)))
+        project.build("--name", f"{project.name}-again", config=project.workshop.config(extra=("--no-cache",)))
         again = project.built()
         assert project.carried_out()["environment"] == len([one for one in again["steps"] if one["part"] == "environment"])
         sides = [json.loads(run("docker", "run", "--rm", "--interactive", "--network", "none", one, "python", "-", env=project.workshop.variables, input=LISTING).splitlines()[-1]) for one in (first["id"], again["id"])]
         different = sorted(name for name in sides[0]["files"].keys() | sides[1]["files"].keys() if sides[0]["files"].get(name) != sides[1]["files"].get(name))
         memory.write_text(json.dumps({"id": again["id"], "packages": [side["packages"] for side in sides], "files": len(sides[0]["files"]), "different": different}))
         project.workshop.docker("rmi", "--force", first["reference"], again["reference"])
-        project.image("build", "--name", project.name, "--config", project.workshop.config())
+        project.build()
         assert project.built()["id"] == again["id"]  # which is now in the cache, and is what is tried and pushed
     else:
         say("compared before, for this image")
@@ -85,6 +86,7 @@ def test_the_same_commit_gives_the_same_environment(project):
             say(f"{count} files differ: {reason}")
     say(f"{len(found['packages'][0])} packages are the same; of {found['files']} files {len(found['different'])} differ, {len(unexplained)} without an explanation")
     assert not unexplained, unexplained[:20]
+    beside.begin(a_post_build_that_fails, an_edited_notebook, another_pin, the_study_through_papermill)
 
 
 def test_tried_from_inside(project):
@@ -122,7 +124,7 @@ def test_pushed_and_pulled_back_whole(project):
 
 
 @pytest.fixture(scope="module")
-def opened(project):
+def opened(project, beside):
     """The pushed image, opened as a collaborator would open it: the address and the token."""
     notebook = "nbs/pipelines/variables/20_explore.ipynb"
     command = [sys.executable, "-m", "mlops_nb", "image", "launch", notebook, "--network", "host"]
@@ -133,13 +135,27 @@ def opened(project):
             if "?token=" in line:
                 break
         assert lines and "?token=" in lines[-1], lines
+        beside.begin(a_run_in_the_opened_image)
         yield lines[-1]
         process.send_signal(2)
         process.wait(60)
         assert process.returncode == 130
 
 
-def test_opened_in_a_browser(project, opened):
+@pytest.fixture(scope="module")
+def hub(project, beside):
+    """A JupyterHub for the pushed image; it starts while the browser is at work."""
+    beside(the_parts_of_a_hub)
+    written = json.loads((project.folder / "image.json").read_text())
+    with Hub(project.workshop, f"{written['name']}@{written['digest']}") as hub:
+        yield hub
+
+
+def the_parts_of_a_hub(project):
+    install(project.workshop)
+
+
+def test_opened_in_a_browser(hub, opened):
     """Chromium signs in to JupyterLab with the token, and sees the notebook that was asked for."""
     step("launch, and sign in with Chromium")
     if BROWSER is None:
@@ -159,65 +175,67 @@ def test_opened_in_a_browser(project, opened):
     say(f"signed in at {opened.partition('?')[0]}, and the notebook is open")
 
 
-def test_the_pipeline_through_papermill(project, opened):
-    """Plain papermill runs the study's notebooks in the opened image, one after the other; a run of mlops-nb in it keeps its digest."""
-    step("the study inside, through papermill")
-    name = project.workshop.docker("ps", "--format", "{{.Names}}").split()[0]
-    digest = json.loads((project.folder / "image.json").read_text())["digest"]
+def the_study_through_papermill(project):
     templates = sorted(path.name for path in (project.folder / "nbs/pipelines/variables").glob("*.ipynb"))
     script = "set -e; cd nbs/pipelines/variables; mkdir -p /tmp/out; for one in " + " ".join(templates) + "; do options=; case $one in 30_*) options='-p stars_per_class 60';; 50_*) options='-p epochs 3';; 70_*) options='-p replicates 100';; esac; papermill --no-progress-bar $one /tmp/out/$one $options 2>/tmp/said || { cat /tmp/said; exit 1; }; done; ls /tmp/out | wc -l"
-    memory = project.workshop.folder / f"papermill-{project.built()['id'][7:23]}"
-    if not memory.exists():
-        assert project.workshop.docker("exec", name, "bash", "-c", script).split()[-1] == str(len(templates))
-        memory.touch()
-        say(f"{len(templates)} notebooks ran through papermill")
-    else:
-        say(f"{len(templates)} notebooks ran through papermill before, in this very image")
+    project.build()
+    return project.workshop.docker("run", "--rm", "--network", "none", project.built()["id"], "bash", "-c", script).split()[-1], len(templates)
+
+
+def test_the_pipeline_through_papermill(beside):
+    """Plain papermill runs the study's notebooks inside, one after the other."""
+    written, templates = beside(the_study_through_papermill)
+    assert written == str(templates)
+    beside.remember(the_study_through_papermill)
+    say(f"{templates} notebooks ran through papermill inside")
+
+
+def test_launched_by_a_hub(project, hub):
+    """A JupyterHub with DockerSpawner starts the same image by its digest over its API; a notebook's kernel in it is told which image it is in."""
+    step("JupyterHub with DockerSpawner")
+    written = json.loads((project.folder / "image.json").read_text())
+    server = hub.launch("ada")
+    answer = hub.run_in(server, "from mlops_nb.environment import image; print(image())")
+    assert written["digest"] in answer and written["environment"] in answer, answer
+    hub.stop_server("ada")
+    say(f"the hub launched {hub.image[-71:][:26]}…, and a kernel in it said so")
+
+
+def a_run_in_the_opened_image(project):
+    name = project.workshop.docker("ps", "--filter", "name=mlops-nb-", "--format", "{{.Names}}").split()[0]
     asked = "import glob; print([line for file in glob.glob('/proc/[0-9]*/environ') for line in open(file).read().split(chr(0)) if line.startswith('MLOPS_NB_IMAGE=')][0])"
     told = project.workshop.docker("exec", name, "python", "-c", asked).strip()
-    shown = project.workshop.docker("exec", "--env", told, name, "bash", "-c", "mlops-nb run nbs/pipelines/variables/10_ingest.ipynb >/dev/null && mlops-nb show ingest")
+    return told, project.workshop.docker("exec", "--env", told, name, "bash", "-c", "mlops-nb run nbs/pipelines/variables/10_ingest.ipynb >/dev/null && mlops-nb show ingest")
+
+
+def test_a_run_keeps_the_digest(project, opened, beside):
+    """A run in the opened image says which image it was."""
+    told, shown = beside(a_run_in_the_opened_image)
+    digest = json.loads((project.folder / "image.json").read_text())["digest"]
     assert digest in told and digest[:19] in shown, shown
     say(f"a run in the image says {re.search('image.*', shown)[0].strip()}")
 
 
-def test_launched_by_a_hub(project):
-    """A JupyterHub with DockerSpawner starts the same image by its digest over its API; a notebook's kernel in it is told which image it is in."""
-    step("JupyterHub with DockerSpawner")
-    from hub import Hub
-
-    written = json.loads((project.folder / "image.json").read_text())
-    reference = f"{written['name']}@{written['digest']}"
-    with Hub(project.workshop, reference) as hub:
-        server = hub.launch("ada")
-        answer = hub.run_in(server, "from mlops_nb.environment import image; print(image())")
-        assert written["digest"] in answer and written["environment"] in answer, answer
-        hub.stop_server("ada")
-    say(f"the hub launched {reference[-71:][:26]}…, and a kernel in it said so")
-
-
-def test_an_edited_notebook_costs_no_installation(project):
-    """No step of the base or of the environment is carried out."""
-    step("a notebook is edited")
-    project.back()
+def an_edited_notebook(project):
     file = project.folder / "nbs/pipelines/variables/20_explore.ipynb"
     notebook = json.loads(file.read_text())
     notebook["cells"][0]["source"] = ["edited\n"]
     file.write_text(json.dumps(notebook))
-    before = project.workshop.docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", project.built()["reference"])
     project.commit("edited")
-    project.image("build", "--name", project.name, "--config", project.workshop.config())
-    counted = project.carried_out()
+    project.build()
+    return project.carried_out(), project.built()["layers"]
+
+
+def test_an_edited_notebook_costs_no_installation(project, beside):
+    """No step of the base or of the environment is carried out."""
+    counted, layers = beside(an_edited_notebook)
     assert counted["base"] == counted["environment"] == 0
-    layers = project.built()["layers"]
-    same = sum(one == two for one, two in zip(json.loads(before), layers, strict=True))
-    say(f"carried out: {counted}; {same} of {len(layers)} layers are the same")
-    project.back()
+    same = sum(one == two for one, two in zip(project.built()["layers"], layers, strict=True))
+    assert 0 < same < len(layers)
+    say(f"a notebook was edited; carried out: {counted}; {same} of {len(layers)} layers are the same")
 
 
-def test_another_pin_costs_the_environment(project):
-    """Each step of the environment is carried out, none of the base; what stands above the environment follows."""
-    step("a pin is changed")
-    project.back()
+def another_pin(project):
     lock = project.folder / "constraints.txt"
     other = "webcolors==25.10.0", "webcolors==24.11.1"
     assert other[0] in lock.read_text()
@@ -225,116 +243,145 @@ def test_another_pin_costs_the_environment(project):
     assert project.image("prepare", "--check", fine=False).returncode == 1
     project.image("prepare")
     project.commit("another version")
-    project.image("build", "--name", project.name, "--config", project.workshop.config())
-    steps = [one for one in project.built()["steps"] if one["part"] == "environment"]
-    counted = project.carried_out()
-    assert counted["base"] == 0 and counted["environment"] in (0, len(steps)), counted  # 0: this very change was built before
-    inside = project.workshop.docker("run", "--rm", "--network", "none", project.built()["id"], "python", "-c", "from importlib.metadata import version; print(version('webcolors'))")
-    assert inside.split()[-1] == "24.11.1"
-    say(f"carried out: {counted}, of {len(steps)} steps of the environment")
-    project.back()
+    project.build()
+    asked = "from importlib.metadata import version; print(version('webcolors'))"
+    inside = project.workshop.docker("run", "--rm", "--network", "none", project.built()["id"], "python", "-c", asked)
+    return project.carried_out(), len([one for one in project.built()["steps"] if one["part"] == "environment"]), inside.split()[-1]
 
 
-# What goes wrong
+def test_another_pin_costs_the_environment(beside):
+    """Each step of the environment is carried out, none of the base; what stands above the environment follows."""
+    counted, steps, version = beside(another_pin)
+    assert counted["base"] == 0 and counted["environment"] in (0, steps), counted  # 0: this very change was built before
+    assert version == "24.11.1"
+    say(f"a pin was changed; carried out: {counted}, of {steps} steps of the environment")
 
 
-def refused(project, done, *words, code=1):
+# What goes wrong. Each of these returns an exit code and what was said.
+
+
+def ended(done):
+    return done.returncode, done.stderr.strip()
+
+
+def refused(end, *words, code=1):
     """One sentence with all these words, that exit code, and the log's place where there is one."""
-    text = done.stderr.strip()
-    assert done.returncode == code and len(text.splitlines()) == 1 and text.startswith("mlops-nb: "), text
+    returned, text = end
+    assert returned == code and len(text.splitlines()) == 1 and text.startswith("mlops-nb: "), text
     assert all(word in text for word in words), text
     return text
 
 
-def broken(project, name, change):
-    """Commit a change, and build it."""
-    project.back()
-    change(project.folder)
-    project.commit(name)
-    return project.image("build", "--name", project.name, "--config", project.workshop.config(), fine=False)
+def no_engine(project):
+    return ended(project.build(fine=False, variables={**project.workshop.variables, "DOCKER_HOST": "unix:///nowhere/docker.sock"}))
 
 
-def test_no_engine(project):
+def test_no_engine(beside):
     """Nothing answers at DOCKER_HOST; podman is not there."""
-    step("bad input: no engine, no base image, no such version, a postBuild that fails, no certificates, a full disk, a registry that refuses")
-    done = project.image("build", fine=False, variables={**project.workshop.variables, "DOCKER_HOST": "unix:///nowhere/docker.sock"})
-    refused(project, done, "no container engine answers", "DOCKER_HOST", code=2)
+    refused(beside(no_engine), "no container engine answers", "DOCKER_HOST", code=2)
+    beside.remember(no_engine)
 
 
-def test_no_base_image(project):
-    project.back()
-    done = project.image("build", "--config", project.workshop.config(base="127.0.0.1:9/nowhere:none"), fine=False)
-    refused(project, done, "the base image cannot be had", "127.0.0.1:9", "nowhere", "build.log")
+def no_base_image(project):
+    return ended(project.build(config=project.workshop.config(base="127.0.0.1:9/nowhere:none"), fine=False))
 
 
-def test_a_version_that_does_not_exist(project):
-    def change(folder):
-        for name in ("constraints.txt", "binder/environment.yml"):
-            text = (folder / name).read_text()
-            (folder / name).write_text(text.replace("six==1.17.0", "six==99.0"))
-
-    refused(project, broken(project, "no such version", change), "cannot be installed", "six", "build.log")
+def test_no_base_image(beside):
+    refused(beside(no_base_image), "the base image cannot be had", "127.0.0.1:9", "nowhere", "build.log")
+    beside.remember(no_base_image)
 
 
-def test_another_file_than_the_hash_says(project):
-    def change(folder):
-        file = folder / "binder/environment.yml"
-        file.write_text(re.sub(r"(skops==[\d.]+ --hash=sha256:)[0-9a-f]{64}", lambda found: found[1] + "0" * 64, file.read_text()))
-
-    refused(project, broken(project, "another hash", change), "cannot be installed", "skops", "build.log")
-
-
-def test_a_post_build_that_fails(project):
-    """It is the project's own, written by hand into the lock's place: the check sees that first, so the lock is told to ask for it."""
-    def change(folder):
-        (folder / "setup.py").write_text("import sys; sys.exit('the instrument is not calibrated')\n")
-
-    done = broken(project, "fails", change)
-    refused(project, done, "binder/postBuild fails", "the instrument is not calibrated", "build.log")
-    assert not any("building-" in line for line in project.workshop.docker("image", "ls", "--format", "{{.Tag}}").split()), "nothing half built has a name"
+def a_version_that_does_not_exist(project):
+    for name in ("constraints.txt", "binder/environment.yml"):
+        file = project.folder / name
+        file.write_text(file.read_text().replace("six==1.17.0", "six==99.0"))
+    project.commit("no such version")
+    return ended(project.build(fine=False))
 
 
-def test_a_base_without_certificates(project):
+def test_a_version_that_does_not_exist(beside):
+    refused(beside(a_version_that_does_not_exist), "cannot be installed", "six", "build.log")
+    beside.remember(a_version_that_does_not_exist)
+
+
+def another_file_than_the_hash_says(project):
+    file = project.folder / "binder/environment.yml"
+    file.write_text(re.sub(r"(skops==[\d.]+ --hash=sha256:)[0-9a-f]{64}", lambda found: found[1] + "0" * 64, file.read_text()))
+    project.commit("another hash")
+    return ended(project.build(fine=False))
+
+
+def test_another_file_than_the_hash_says(beside):
+    refused(beside(another_file_than_the_hash_says), "cannot be installed", "skops", "build.log")
+    beside.remember(another_file_than_the_hash_says)
+
+
+def a_post_build_that_fails(project):
+    (project.folder / "setup.py").write_text("import sys; sys.exit('the instrument is not calibrated')\n")
+    project.commit("fails")
+    end = ended(project.build(fine=False))
+    listed = project.workshop.docker("image", "ls", "--format", "{{.Tag}}", project.name).split()
+    assert not any("building-" in tag for tag in listed), "something half built has a name"
+    return end
+
+
+def test_a_post_build_that_fails(beside):
+    """It installs the package of the repository, and that package cannot be installed."""
+    refused(beside(a_post_build_that_fails), "binder/postBuild fails", "the instrument is not calibrated", "build.log")
+    beside.remember(a_post_build_that_fails)
+
+
+def a_base_without_certificates(project):
     place = project.workshop.folder / "bare"
     place.mkdir(exist_ok=True)
     (place / "Dockerfile").write_text("FROM standin-base\nRUN : > /etc/ssl/certs/ca-certificates.crt && rm -rf /usr/share/ca-certificates\n")
     project.workshop.docker("buildx", "build", "--network", "host", "--load", "--tag", "standin-bare", place)
-    project.back()
-    done = project.image("build", "--config", project.workshop.config(base="standin-bare"), fine=False)
-    refused(project, done, "certificate", "build.log")
+    return ended(project.build(config=project.workshop.config(base="standin-bare"), fine=False))
 
 
-def test_a_full_disk(project):
+def test_a_base_without_certificates(beside):
+    refused(beside(a_base_without_certificates), "certificate", "build.log")
+    beside.remember(a_base_without_certificates)
+
+
+def a_full_disk(project):
     """An engine of its own, on a disk of 1.3 GB: the base fits, and the environment does not."""
     workshop = project.workshop
     small = workshop.folder / "small"
     small.mkdir(exist_ok=True)
     run("mount", "-t", "tmpfs", "-o", "size=1300m", "tmpfs", small)
-    processes = len(workshop.processes)
+    engine = None
     try:
-        variables = workshop.start_engine(small, "small", drivers=("overlay2", "vfs"))
+        engine, variables = workshop.start_engine(small, "small", drivers=("overlay2", "vfs"))
         with subprocess.Popen(["docker", "save", "standin-base"], env=workshop.variables, stdout=subprocess.PIPE) as saved:
             loaded = subprocess.run(["docker", "load"], env=variables, stdin=saved.stdout, capture_output=True, text=True)
         assert loaded.returncode == 0, loaded.stderr
-        project.back()
-        done = project.image("build", "--config", workshop.config(), fine=False, variables=variables)
-        refused(project, done, "the disk is full", "build.log")
+        return ended(project.build(fine=False, variables=variables))
     finally:
-        for process in workshop.processes[processes:]:
-            workshop.stop(process)
+        if engine is not None:
+            workshop.stop(engine)
         subprocess.run(["umount", "--lazy", small])
+
+
+def test_a_full_disk(beside):
+    refused(beside(a_full_disk), "the disk is full", "build.log")
+    beside.remember(a_full_disk)
+
+
+REFUSED = (no_engine, no_base_image, a_version_that_does_not_exist, another_file_than_the_hash_says, a_base_without_certificates, a_full_disk)
 
 
 def test_a_registry_that_refuses_and_one_that_is_not_there(project):
     """Nothing is written beside the project, and nothing can be pulled."""
-    project.back()
-    project.image("build", "--name", project.name, "--config", project.workshop.config())
+    step("a registry that refuses")
+    file = project.folder / "image.json"
+    written = file.read_text()
     refusing = project.workshop.start_registry(readonly=True)
     done = project.image("push", "--untested", "--name", f"{refusing}/someone/stars", fine=False)
-    refused(project, done, "was not pushed")
+    refused(ended(done), "was not pushed", "it can only be read")
     done = project.image("push", "--name", f"127.0.0.1:{free_port()}/someone/stars", "--untested", fine=False)
-    refused(project, done, "does not answer")
-    assert not (project.folder / "image.json").exists()
+    refused(ended(done), "does not answer")
+    assert file.read_text() == written
     tags = subprocess.run(["skopeo", "list-tags", "--tls-verify=false", f"docker://{refusing}/someone/stars"], env=project.workshop.variables, capture_output=True, text=True)
     assert tags.returncode != 0, tags.stdout
 
@@ -347,14 +394,13 @@ def test_a_secret_that_a_later_step_deletes(project):
     token = "gh" + "p_" + "A7b" * 12
     (place / "Dockerfile").write_text(f"FROM standin-base\nRUN echo {token} > /srv/token.txt\nRUN rm /srv/token.txt\n")
     project.workshop.docker("buildx", "build", "--network", "host", "--load", "--tag", "leaky", place)
-    project.back()
     file = max((project.folder / "runs/images").glob("*/built.json"), key=lambda file: file.stat().st_mtime_ns)
     kept = file.read_text()
     try:
         identity = json.loads(project.workshop.docker("image", "inspect", "leaky"))[0]["Id"]
         file.write_text(json.dumps({**json.loads(kept), "id": identity}))
         done = project.image("push", "--name", project.name, "--untested", fine=False)
-        text = refused(project, done, "/srv/token.txt", "a GitHub token", "Nothing was pushed", code=2)
+        text = refused(ended(done), "/srv/token.txt", "a GitHub token", "Nothing was pushed", code=2)
         assert token not in text
     finally:
         file.write_text(kept)

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -27,7 +28,8 @@ UV = "uv"
 
 
 def say(text: str) -> None:
-    print(f"[image] {text}", flush=True)
+    thread = threading.current_thread()
+    print(f"[{'image' if thread is threading.main_thread() else thread.name.partition('_')[0]}] {text}", flush=True)
 
 
 def run(*words, **options):
@@ -69,6 +71,7 @@ class Workshop:
         self.root = self.folder / "root"  # of the unpacked packages
         self.sockets = Path(tempfile.mkdtemp(prefix="image-"))  # a socket's path is short
         self.processes: list[subprocess.Popen] = []
+        self.base_id = ""
         self.before = {path: path.exists() for path in map(Path, ("/var/lib/docker", "/var/lib/containerd", "/run/docker", "/run/containerd", "/etc/docker", Path.home() / ".docker"))}
         for name in ("debs", "logs", "data"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -130,8 +133,8 @@ class Workshop:
             file.write(f"{process.pid}\n")
         return process
 
-    def start_engine(self, data: Path | None = None, name: str = "docker", drivers=("overlay2", "fuse-overlayfs", "vfs")) -> dict:
-        """Start dockerd with all that it has in this folder; return the variables with which it is spoken to."""
+    def start_engine(self, data: Path | None = None, name: str = "docker", drivers=("overlay2", "fuse-overlayfs", "vfs")) -> tuple[subprocess.Popen, dict]:
+        """Start dockerd with all that it has in this folder; return it, and the variables with which it is spoken to."""
         variables = {**self.variables, "DOCKER_HOST": f"unix://{self.sockets}/{name}.sock"}
         config = self.folder / f"{name}.json"
         config.write_text("{}")
@@ -145,7 +148,7 @@ class Workshop:
                     break
                 if subprocess.run(["docker", "info"], env=variables, capture_output=True).returncode == 0:
                     say(f"engine: dockerd answers, with {driver}")
-                    return variables
+                    return process, variables
                 time.sleep(0.2)
             self.stop(process)
         raise AssertionError(f"dockerd does not start:\n{(self.folder / 'logs' / f'{name}.log').read_text()[-3000:]}")
@@ -197,7 +200,8 @@ class Workshop:
             f"COPY {UV} /opt/standin/{UV}\nCOPY wheels /opt/standin/wheels\n"
         )
         self.docker("buildx", "build", "--load", "--tag", "standin-base", place)
-        say(f"base: {self.docker('image', 'inspect', '--format', '{{.Id}} {{.Size}}', 'standin-base').strip()} bytes")
+        self.base_id, size = self.docker("image", "inspect", "--format", "{{.Id}} {{.Size}}", "standin-base").split()
+        say(f"base: {self.base_id}, {int(size) / 1e6:,.0f} MB")
         return "standin-base"
 
     def config(self, base: str = "standin-base", extra: tuple[str, ...] = ()) -> Path:
