@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import BadArgument, MlopsError
-from .settings import near
+from .settings import near, read_settings
 from .terminal import Display, check_timeout, pipeline_arguments, print_json, split_arguments
 
 # %% ../nbs/85_proving.ipynb #85-proving-05
@@ -51,6 +51,7 @@ def reproduce(
     published: Annotated[bool, typer.Option("--published", help="Every published step, from this clone alone.")] = False,
     here: Annotated[bool, typer.Option("--here", help="In the present environment, not in one with the recorded packages.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Make the environment anew, also where it was kept.")] = False,
+    in_image: Annotated[bool, typer.Option("--in-image", help="In the image that the run was made in, by docker or podman; with --published, in the one that was pushed last.")] = False,
     timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="The longest that the run may take.")] = None,
     report: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Where to write the page that shows both side by side.")] = None,
     badge: Annotated[Path | None, typer.Option("--badge", metavar="FILE", help="Where to write the badge (SVG).")] = None,
@@ -65,6 +66,10 @@ def reproduce(
     if name is None and not published:
         raise BadArgument("reproduce needs a run: mlops-nb reproduce RUN. `mlops-nb runs` lists them; --published takes what is published.")
     check_timeout("--timeout", timeout)
+    if in_image:
+        if here or fresh:
+            raise BadArgument("--in-image takes the environment that the image has; leave out --here and --fresh.")
+        raise typer.Exit(_reproduce_in_image(name, published, timeout, report, badge, as_json))
     display = Display()
     display.step(name or "published")
     options: dict[str, Any] = {"here": here, "fresh": fresh, "timeout_s": timeout, "on_progress": display.progress}
@@ -82,6 +87,32 @@ def reproduce(
     else:
         print(f"side by side: {near(page.absolute())}")
     raise typer.Exit(EXIT_CODES[worst(one.verdict for one in found)])
+
+
+def _reproduce_in_image(name: str | None, published: bool, timeout: float | None, report: Path | None, badge: Path | None, as_json: bool) -> int:
+    """Call the same command in a container, and return its exit code."""
+    from mlops_nb.engine import find_engine
+    from mlops_nb.environment import image_text
+    from mlops_nb.inside import run_inside
+    from mlops_nb.registry import read_image
+    from mlops_nb.reproduce import run_to_reproduce
+
+    if published:
+        image = read_image(read_settings())
+        if image is None:
+            raise BadArgument("no image was pushed that is known here (there is no image.json); leave out --in-image.")
+        words = ["--published", *([name] if name else [])]
+    else:
+        run = run_to_reproduce(name or "")
+        image = run.record.get("image")
+        if image is None:
+            raise BadArgument(f"run {run.id} was not made in an image; leave out --in-image.")
+        if not (image.get("name") and image.get("digest")):
+            raise BadArgument(f"run {run.id} was made in an image that cannot be had again ({image_text(image)}); leave out --in-image.")
+        words = [run.id]
+    options = {"--timeout": timeout, "--html": report, "--badge": badge}
+    words += [word for option, value in options.items() if value is not None for word in (option, str(value))]
+    return run_inside(find_engine(), f"{image['name']}@{image['digest']}", ["reproduce", *words, "--here", *(["--json"] if as_json else [])])
 
 
 def _print_reproduction(found: Any) -> None:

@@ -280,6 +280,18 @@ def test_the_command_says_the_verdict_and_writes_page_badge_and_json(project):
         assert done.returncode == 2 and done.stderr.startswith("mlops-nb: ") and "Traceback" not in done.stderr
 
 
+def test_an_image_that_cannot_be_had_again_is_refused(project):
+    """Before any engine is asked: the run was made in none, or nobody knows in which, or there is none that was pushed."""
+    recorded = next(iter(runs(project)))
+    for image, said in (None, "was not made in an image"), ({"name": None, "digest": None, "environment": "a" * 64, "commit": "b" * 40}, "cannot be had again (its name was not told"):
+        write_record(project / "runs", {**recorded.record, "image": image})
+        done = command("reproduce", recorded.id, "--in-image", cwd=project)
+        assert done.returncode == 2 and said in done.stderr and "leave out --in-image" in done.stderr, done.stderr
+    for words, said in (["fold", "--in-image", "--here"], "leave out --here"), (["--published", "--in-image"], "there is no image.json"):
+        done = command("reproduce", *words, cwd=project)
+        assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
 def test_code_that_is_not_what_ran_is_not_run(project):
     """The commit is asked by digest: the cells, and every function that they reach."""
     known = recorded_run(next(iter(runs(project))))

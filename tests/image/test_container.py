@@ -135,7 +135,7 @@ def opened(project, beside):
             if "?token=" in line:
                 break
         assert lines and "?token=" in lines[-1], lines
-        beside.begin(a_run_in_the_opened_image)
+        beside.begin(a_run_in_the_opened_image, a_run_again_in_its_image)
         yield lines[-1]
         process.send_signal(2)
         process.wait(60)
@@ -214,6 +214,24 @@ def test_a_run_keeps_the_digest(project, opened, beside):
     digest = json.loads((project.folder / "image.json").read_text())["digest"]
     assert digest in told and digest[:19] in shown, shown
     say(f"a run in the image says {re.search('image.*', shown)[0].strip()}")
+
+
+def a_run_again_in_its_image(project):
+    image = json.loads((project.workshop.folder / "project/image.json").read_text())
+    calls = "import sys; from mlops_nb.engine import find_engine; from mlops_nb.inside import run_inside; sys.exit(run_inside(find_engine(), sys.argv[1], sys.argv[2:]))"
+    options = {"cwd": project.folder, "env": project.workshop.variables}
+    run(sys.executable, "-c", calls, f"{image['name']}@{image['digest']}", "run", "nbs/pipelines/variables/10_ingest.ipynb", "--force", **options)
+    done = subprocess.run([sys.executable, "-m", "mlops_nb", "reproduce", "ingest", "--in-image"], capture_output=True, text=True, **options)
+    return done.returncode, done.stdout + done.stderr, project.git("status", "--short")
+
+
+def test_a_run_again_in_its_image(beside):
+    """`reproduce --in-image` starts the image that a run was made in, and finds the same numbers there."""
+    code, text, changed = beside(a_run_again_in_its_image)
+    assert code == 0 and "ingest: identical, 100 %" in text and "it ran again in the image that the recorded run was made in" in text, text
+    assert not changed
+    beside.remember(a_run_again_in_its_image)
+    say(next(line for line in text.splitlines() if "ingest: identical" in line))
 
 
 def an_edited_notebook(project):
