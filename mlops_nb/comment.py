@@ -139,7 +139,7 @@ class Place:
     page: str | None = None  # of the repository, such as https://github.com/someone/stars
     blob: str = "blob"  # what stands between the page and a commit; GitLab has "-/blob"
     commit: str | None = None
-    binder: str | None = None  # as mybinder.org calls the repository, such as gh/someone/stars, ready for a URL
+    binder: str | None = None  # opens this commit, or its branch, in Binder
     run: str | None = None  # the page of the run that measured, which has the whole report
 
 
@@ -152,7 +152,7 @@ def links_for(
         return []
     found = [(name.rpartition("/")[2], f"{place.page}/{place.blob}/{place.commit}/{quote(name)}") for name in statement.notebooks]
     if place.binder:
-        found.append(("open in Binder", f"https://mybinder.org/v2/{quote(place.binder, safe='/%')}/{place.commit}"))
+        found.append(("open in Binder", place.binder))
     return found
 
 # %% ../nbs/63_comment.ipynb #63-comment-15

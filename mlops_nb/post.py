@@ -25,6 +25,8 @@ from urllib.parse import quote, urlsplit
 
 from .comment import MARK, MOST_JSON, Place, Statement, brief, comment, read_statement
 from .errors import BadForge, BadReport
+from .links import binder_of
+from .settings import read_settings
 
 # %% ../nbs/69_post.ipynb #69-post-04
 NAMES = ("report.html", "report.json", "report.md")  # what `mlops-nb report` writes
@@ -310,7 +312,8 @@ def github_targets(
     if all(pull["head"]["sha"] != commit for pull in found):
         raise Overtaken(f"{commit[:7]} is no longer the last commit of {brief(branch)}")
     page = check_address(_named(found[0]["base"]["repo"].get("html_url"), "address of the repository", r"https?://[\w.:-]+/[\w./-]+"))
-    place = Place(page, "blob", commit, f"gh/{head}" if page.startswith("https://github.com/") else None, f"{page}/actions/runs/{run['id']}")
+    binder = binder_of(read_settings("."), f"{urlsplit(page).scheme}://{urlsplit(page).netloc}/{head}", commit, str(run.get("head_branch")))
+    place = Place(page, "blob", commit, binder, f"{page}/actions/runs/{run['id']}")
     return [Target(f"/repos/{repository}", int(pull["number"]), commit, place, run["id"]) for pull in found if pull["head"]["sha"] == commit]
 
 
@@ -337,8 +340,8 @@ def gitlab_targets(
     if merge.get("state") != "opened" or merge.get("sha") != commit:
         raise Overtaken(f"{commit[:7]} is no longer the last commit of an open merge request")
     page = check_address(_named(str(merge.get("web_url")).partition("/-/")[0], "address of the project", r"https?://[\w.:-]+/[\w./-]+"))
-    binder = f"gl/{quote(urlsplit(page).path.strip('/'), safe='')}" if page.startswith("https://gitlab.com/") else None
-    return [Target(start, int(ref[1]), commit, Place(page, "-/blob", commit, binder, f"{page}/-/pipelines/{pipeline}"), int(pipeline))]
+    place = Place(page, "-/blob", commit, binder_of(read_settings("."), page, commit), f"{page}/-/pipelines/{pipeline}")
+    return [Target(start, int(ref[1]), commit, place, int(pipeline))]
 
 
 def choose(

@@ -27,6 +27,7 @@ from .drift import TableChange
 from .errors import BadRevision, listed
 from .gate import Gate, arguments_at, seeds_of
 from .graph import read_graph
+from .links import binder_of
 from .plain import is_number
 from .scene import recorded_run
 from .settings import read_settings, under
@@ -219,9 +220,9 @@ def place_of(
     """Return where the links lead: to the published notebooks at this commit, and to Binder; nowhere for a clone from elsewhere."""
     if report.origin is None:
         return Place()
-    host, _, name = report.origin.removeprefix("https://").partition("/")
-    github = host == "github.com"
-    return Place(report.origin, "blob" if github else "-/blob", report.commit, f"gh/{name}" if github else None)
+    github = report.origin.startswith("https://github.com/")
+    binder = binder_of(read_settings(report.root), report.origin, report.commit) if report.commit else None
+    return Place(report.origin, "blob" if github else "-/blob", report.commit, binder)
 
 
 def notebooks_of(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from rattler.package.build_string import BuildString
 
 from mlops_nb.image import FROM_CONDA, image_pins
 from mlops_nb.inside import read_verdict
+from mlops_nb.links import is_pulled, pull_path
 from mlops_nb.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +27,21 @@ BUILT = yaml.safe_load((ROOT / "binder/environment.yml").read_text())["dependenc
 ASKED = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 CONDA = [one for one in BUILT if isinstance(one, str)]
 [PIP] = [one["pip"] for one in BUILT if isinstance(one, dict)]
+
+
+@pytest.mark.parametrize("ref", ["main", "a/fix", "v1", "commit"])
+def test_nbgitpuller_takes_what_the_links_give_it(tmp_path, ref):
+    """A branch and a tag, as the link names them; a commit it does not take, and there is no link with one."""
+    source, run = tmp_path / "stars", ["git", "-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+    subprocess.run([*run, "init", "--quiet", "--initial-branch", "main", source], check=True)
+    subprocess.run([*run, "commit", "--quiet", "--allow-empty", "--message", "stars"], cwd=source, check=True)
+    for words in (["branch", "a/fix"], ["tag", "v1"]):
+        subprocess.run([*run, *words], cwd=source, check=True)
+    name = subprocess.run([*run, "rev-parse", "HEAD"], cwd=source, check=True, capture_output=True, text=True).stdout.strip() if ref == "commit" else ref
+    asked = parse_qs(pull_path(source.as_uri(), name).partition("?")[2])
+    pull = f"import sys; from nbgitpuller.pull import GitPuller; [print(line, end='') for line in GitPuller({asked['repo'][0]!r}, {str(tmp_path / 'pulled')!r}, branch={asked['branch'][0]!r}).pull()]"
+    done = subprocess.run([sys.executable, "-c", pull], capture_output=True, text=True)
+    assert (done.returncode == 0) == is_pulled(name) == (ref != "commit"), done.stdout + done.stderr
 
 
 def test_the_dockerfile_of_the_real_way(tmp_path):

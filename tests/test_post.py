@@ -10,6 +10,8 @@ import time
 import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from forge import BOT, TOKEN, Forge, packed, pull_of, write_event
@@ -79,8 +81,18 @@ def test_the_first_comment_and_the_status(forge, post):
     assert post() == "the comment on 7 is new; the status of 5b0c766 is failure."
     [comment], [status] = forge.comments, forge.statuses
     assert comment["body"].startswith(MARK + "\n\n### ❌ does not pass")
-    assert Comment(comment["body"]).links == ["https://mybinder.org/v2/gh/fork/stars/" + COMMIT, "https://github.com/someone/stars/actions/runs/12"]
+    assert Comment(comment["body"]).links == [f"https://mybinder.org/v2/gh/fork/stars/{COMMIT}?urlpath=lab%2Ftree", "https://github.com/someone/stars/actions/runs/12"]
     assert status == {"commit": COMMIT, "state": "failure", "context": "mlops-nb", "description": f"does not pass: {SAID.why}", "target_url": "https://github.com/someone/stars/actions/runs/12"}
+
+
+def test_the_link_needs_no_build_where_the_environment_is_apart(forge, post, tmp_path, monkeypatch):
+    """The branch of the pull request is pulled into the image that `[image] environment` of the default branch names; a hub of one's own may take the place of mybinder.org."""
+    monkeypatch.chdir(tmp_path)
+    Path("settings.ini").write_text("[image]\nenvironment = https://github.com/someone/environment\nbinder = https://binder.example.org\n")
+    post()
+    link = Comment(forge.comments[0]["body"]).links[0]
+    assert link.startswith("https://binder.example.org/v2/gh/someone/environment/main?urlpath=git-pull")
+    assert parse_qs(parse_qs(urlsplit(link).query)["urlpath"][0].partition("?")[2])["repo"] == ["https://github.com/fork/stars"]
 
 
 def test_the_comment_is_brought_up_to_date_in_place(forge, post):
@@ -360,7 +372,7 @@ def test_gitlab_has_one_note_and_a_status_too(forge, post):
     assert len(forge.comments) == 2 and "PUT /projects/5/merge_requests/7/notes/1001" in forge.asked
     assert [(one["name"], one["state"]) for one in forge.statuses] == [("mlops-nb", "failed"), ("mlops-nb", "success")]
     assert "https://gitlab.com/group/stars/-/pipelines/31" in Comment(forge.comments[1]["body"]).links
-    assert f"https://mybinder.org/v2/gl/group%2Fstars/{COMMIT}" in Comment(forge.comments[1]["body"]).links
+    assert f"https://mybinder.org/v2/gl/group%2Fstars/{COMMIT}?urlpath=lab%2Ftree" in Comment(forge.comments[1]["body"]).links
 
 
 def test_gitlab_says_which_merge_request_it_was(forge, post):

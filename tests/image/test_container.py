@@ -9,8 +9,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from hub import Hub, install
@@ -128,7 +130,8 @@ def opened(project, beside):
     """The pushed image, opened as a collaborator would open it: the address and the token."""
     notebook = "nbs/pipelines/variables/20_explore.ipynb"
     command = [sys.executable, "-m", "mlops_nb", "image", "launch", notebook, "--network", "host"]
-    with subprocess.Popen(command, cwd=project.folder, env=project.workshop.variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell lets what it starts in the background ignore Ctrl-C
+    with subprocess.Popen(command, cwd=project.folder, env=project.workshop.variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed) as process:
         lines = []
         for line in process.stdout:
             lines.append(line.strip())
@@ -137,7 +140,7 @@ def opened(project, beside):
         assert lines and "?token=" in lines[-1], lines
         beside.begin(a_run_in_the_opened_image, a_run_again_in_its_image)
         yield lines[-1]
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         process.wait(60)
         assert process.returncode == 130
 
