@@ -233,6 +233,7 @@ class Kernel:
             shutil.copy(self.manager.connection_file, self._private / "held.json")
         if self._watch is not None:
             self._watch.cancel()
+            await asyncio.wait((self._watch,))  # it lets go of the descriptor that is closed below
         if self.client is not None:
             self.client.stop_channels()
         if self.is_forked:

@@ -791,6 +791,7 @@ class Shell:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._ended.wait(), self.grace_s)
             self._watch.cancel()
+            await asyncio.wait((self._watch,))  # it lets go of the descriptor that is closed now
             self.process.close()
         if self.client is not None:
             self.client.close()

@@ -338,7 +338,7 @@ def test_a_held_kernel(tmp_path):
     """`--hold` keeps the kernel of a run that failed: a client attaches and sees the variables. A run that succeeds holds none."""
     write_notebook(tmp_path / "train.ipynb", "stars = 399679\nimport os\nopen('pid', 'w').write(str(os.getpid()))", "1 / 0")
     done = command("run", "train.ipynb", "--hold", cwd=tmp_path)
-    assert done.returncode == 1 and "jupyter console --existing " in done.stderr
+    assert done.returncode == 1 and "jupyter console --existing " in done.stderr and "never retrieved" not in done.stderr, done.stderr
     connection = done.stderr.partition("--existing ")[2].split()[0]
     pid = int((tmp_path / "pid").read_text())
     try:
