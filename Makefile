@@ -84,9 +84,9 @@ clean:  ## delete .venv and caches; runs, data and models stay
 .venv/.installed-test: EXTRAS = study,lab,test
 .venv/.installed-test: .venv/.installed
 .venv/.installed .venv/.installed-test: constraints.txt pyproject.toml | .venv/bin/pip
-	@echo "Installing into .venv what the lock names for $(EXTRAS) (some minutes the first time) …"
-	@.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
-	@touch $@
+	@asked=$$(cat constraints.txt pyproject.toml | cksum); test "$$asked" = "$$(cat $@ 2>/dev/null)" || { \
+		echo "Installing into .venv what the lock names for $(EXTRAS) (some minutes the first time) …"; \
+		.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'; }; echo "$$asked" > $@
 
 .venv/bin/pip:
 	@test -n "$(PYTHON)" || { echo "There is no Python 3.11 or later here. Install one, or say where it is: make PYTHON=/path/to/python3.11" >&2; exit 1; }

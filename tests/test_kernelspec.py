@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import websocket
+from asking import execute
 
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone"), pytest.mark.timeout(200)]
 SPEC = {"name": "mlops-nb-warm", "display_name": "warm", "language": "python"}
@@ -97,25 +97,6 @@ def lab(folder: Path, variables: dict[str, str]) -> Iterator[Callable]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-
-
-def execute(channels: websocket.WebSocket, code: str, busy: Callable[[], None] = lambda: None) -> tuple[str, str]:
-    """Execute code through the server's websocket; return what it printed and the status of the reply. `busy` is called when it runs."""
-    header = {"msg_id": uuid.uuid4().hex, "msg_type": "execute_request", "session": "s", "username": "", "version": "5.3"}
-    content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False, "stop_on_error": True}
-    channels.send(json.dumps({"channel": "shell", "header": header, "parent_header": {}, "metadata": {}, "content": content, "buffers": []}))
-    printed, status = "", None
-    while True:
-        message = json.loads(channels.recv())
-        if message["parent_header"].get("msg_id") != header["msg_id"]:
-            continue
-        if message["msg_type"] == "stream":
-            printed += message["content"]["text"]
-            busy()
-        elif message["msg_type"] == "execute_reply":
-            status = message["content"]["status"]
-        if status and message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
-            return printed, status
 
 
 def test_jupyterlab_starts_interrupts_and_restarts_forked_kernels(tmp_path, run):

@@ -10,6 +10,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from asking import execute
+from websocket import create_connection
 from workshop import Workshop, free_port, run, say
 
 PINS = Path(__file__).parent / "hub.txt"
@@ -115,24 +117,13 @@ c.OnThisMachine.http_timeout = 120
 
     def run_in(self, server: str, code: str) -> str:
         """Run code in a new kernel of a server, through the hub's proxy, and return what it prints."""
-        from websocket import create_connection  # websocket-client, which jupyter_server needs
-
         kernel = self.ask("POST", f"{server}/api/kernels", {"name": "python3"})["id"]
-        socket = create_connection(f"ws://127.0.0.1:{self.port}{server}/api/kernels/{kernel}/channels", header=[f"Authorization: token {self.token}"], timeout=120, http_no_proxy=["127.0.0.1"])
-        header = {"msg_id": secrets.token_hex(8), "username": "", "session": secrets.token_hex(8), "msg_type": "execute_request", "version": "5.3"}
-        socket.send(json.dumps({"header": header, "parent_header": {}, "metadata": {}, "channel": "shell", "content": {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}}))
-        printed = ""
-        while True:
-            message = json.loads(socket.recv())
-            if message["parent_header"].get("msg_id") != header["msg_id"]:
-                continue
-            if message["msg_type"] == "stream":
-                printed += message["content"]["text"]
-            if message["msg_type"] == "error":
-                printed += "\n".join(message["content"]["traceback"])
-            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
-                socket.close()
-                return printed
+        address = f"ws://127.0.0.1:{self.port}{server}/api/kernels/{kernel}/channels"
+        channels = create_connection(address, header=[f"Authorization: token {self.token}"], timeout=120, http_no_proxy=["127.0.0.1"])
+        try:
+            return execute(channels, code)[0]
+        finally:
+            channels.close()
 
     def stop_server(self, user: str) -> None:
         self.ask("DELETE", f"/hub/api/users/{user}/server")
