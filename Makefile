@@ -18,7 +18,7 @@ write_binder = .venv/bin/mlops-nb image prepare
 # A link in the notebook starts at nbs/, and one in README.md at the root.
 write_readme = .venv/bin/jupyter nbconvert --log-level WARN --to markdown --stdout nbs/index.ipynb | sed -E 's!(\]\(|src=")\.\./!\1!g' > README.md
 
-.PHONY: help run publish test test-long test-image lab bench lock generate binder readme check-generated clean
+.PHONY: help run publish test test-long test-image test-podman lab bench lock generate binder readme check-generated clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -54,6 +54,9 @@ test-long: .venv/.installed-test  ## check what takes minutes: the study and a s
 
 test-image: .venv/.installed-test  ## build the image for real, try it, push it, open it, launch it by a hub; needs Debian 12, root and minutes
 	.venv/bin/pytest -m image --capture no --exitfirst tests/image
+
+test-podman: .venv/.installed-test  ## do with podman what test-image does with docker, as far as it differs; minutes more
+	.venv/bin/pytest -m podman --capture no --exitfirst tests/image
 
 bench: .venv/.installed-test  ## compare with the peers, side by side
 	.venv/bin/python benchmarks

@@ -103,7 +103,7 @@ class BuildStep:
     text: str  # as it stands there, cut
     part: str  # one of PARTS
     cached: bool  # whether it was there already
-    seconds: float
+    seconds: float | None  # None: podman does not say
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,25 @@ class Built:
 
 # %% ../nbs/73_build.ipynb #73-build-12
 def read_steps(
-    text: str,  # what repo2docker printed, with BuildKit's plain progress
+    text: str,  # what repo2docker printed, with the plain progress of BuildKit, or of podman
 ) -> list[BuildStep]:
-    """Return the steps of the Dockerfile in order."""
+    """Return the steps of the Dockerfile that make a layer, in order."""
     names: dict[str, tuple[int, str]] = {}
-    ends: dict[str, tuple[bool, float]] = {}
+    ends: dict[str, tuple[bool, float | None]] = {}
+    last = ""  # step of podman
     for line in text.splitlines():
         if found := re.match(r"#(\d+) \[ *(?:[\w-]+ +)?(\d+)/\d+\] (.*)", line):
             names[found[1]] = (int(found[2]), found[3])
         elif found := re.match(r"#(\d+) (CACHED|DONE (\d+\.\d+)s)", line):
             ends[found[1]] = (found[2] == "CACHED", float(found[3] or 0))
+        elif found := re.match(r"STEP (\d+)/\d+: (.*)", line):
+            last = found[1] if re.match(r"(?:FROM|WORKDIR|COPY|ADD|RUN)\b", found[2]) else ""
+            if last:
+                names[last] = (int(last), found[2])
+            if found[2].startswith("FROM"):
+                ends[last] = (True, None)
+        elif last and (found := re.match(r"--> (Using cache )?[0-9a-f]{12}", line)):
+            ends.setdefault(last, (bool(found[1]), None))
     steps, part = [], "base"
     for vertex, (number, words) in sorted(names.items(), key=lambda item: item[1][0]):
         if vertex not in ends:
@@ -145,7 +154,7 @@ def read_steps(
         elif words.startswith("COPY") and "src/" in words and part == "base":
             part = "environment"
         cached, seconds = ends[vertex]
-        steps.append(BuildStep(number, words[:100], part, cached or (words.startswith("FROM") and seconds < 0.1), seconds))
+        steps.append(BuildStep(number, words[:100], part, cached or (words.startswith("FROM") and (seconds or 0) < 0.1), seconds))
     return steps
 
 # %% ../nbs/73_build.ipynb #73-build-15
@@ -154,10 +163,10 @@ FAULTS = (  # of these the first that is found; what is said of it
     (r"no space left on device|ENOSPC|disk quota exceeded", "the disk is full: {line}. Make room; `docker system df` says what the engine keeps"),
     (r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|x509: |invalid peer certificate|UnknownIssuer|unable to get local issuer certificate|self.signed certificate",
      "a server's certificate is not trusted in the image: {line}. The base image lacks the certificate that your network needs; add it there, with SSL_CERT_FILE, PIP_CERT and REQUESTS_CA_BUNDLE"),
-    (r"failed to resolve source metadata|pull access denied|manifest unknown|failed to do request: .*manifests|failed to load metadata for|failed size validation", "the base image cannot be had: {line}"),
+    (r"failed to resolve source metadata|pull access denied|manifest unknown|failed to do request: .*manifests|failed to load metadata for|failed size validation|creating build container: |did not resolve to an alias", "the base image cannot be had: {line}"),
     (r"nothing provides|No matching distribution found|has no version|there is no version of|was not found in the package registry|Hash mismatch", PACKAGE),
     (r"No solution found|Could not solve|PackagesNotFound|Could not find a version|THESE PACKAGES DO NOT MATCH THE HASHES", PACKAGE),
-    (r"""process .*binder/postBuild"? did not complete|executor failed running .*binder/postBuild""", "binder/postBuild fails: {line}"),
+    (r"""process .*binder/postBuild"? did not complete|executor failed running .*binder/postBuild|building at STEP "RUN \./binder/postBuild""", "binder/postBuild fails: {line}"),
     (r"Unable to locate package|has no installation candidate", "a package of [image] apt cannot be installed: {line}"),
     (r"Temporary failure in name resolution|Could not resolve host|dns error|Network is unreachable|network bridge not found", "the build cannot reach the network: {line}"),
 )  # fmt: skip
@@ -176,12 +185,12 @@ def explain_failure(
                     said = [one for one in lines[:index] if not re.match(r"ERROR|DONE|CACHED|hint:|note:|╰─>|×|error: |.*\[end of output\]", one)]
                     line = said[-1] if said else line
                 return sentence.format(line=_short(line)).rstrip(".") + "."
-    errors = [line for line in lines if re.search(r"error|failed", line, re.I)] or lines[-1:] or ["it said nothing"]
+    errors = [line for line in lines if re.search(r"error|failed", line, re.I) and not line.startswith("subprocess.CalledProcessError")] or lines[-1:] or ["it said nothing"]
     return _short(errors[-1]).rstrip(".") + "."
 
 
 def _short(line: str) -> str:
-    line = masked(re.sub(r"\s+", " ", re.sub(r"^(?:[╰─▶×│ ]+|ERROR: |error: |cause: |standin-mamba: )+", "", line)))
+    line = masked(re.sub(r"\s+", " ", re.sub(r"^(?:[╰─▶×│ ]+|ERROR: |Error: |error: |cause: |creating build container: |standin-mamba: )+", "", line)))
     return (line if len(line) <= 300 else line[:299] + "…").rstrip(".")
 
 # %% ../nbs/73_build.ipynb #73-build-18

@@ -47,7 +47,10 @@ class Engine:
     def inspect(self, image: str) -> dict[str, Any] | None:
         """Return what the engine knows of an image; None where it has none of that name."""
         done = self("image", "inspect", image)
-        return json.loads(done.stdout)[0] if done.returncode == 0 else None
+        if done.returncode:
+            return None
+        found = json.loads(done.stdout)[0]
+        return {**found, "Id": f"sha256:{found['Id'].removeprefix('sha256:')}"}  # podman leaves the algorithm out
 
 
 def last_words(

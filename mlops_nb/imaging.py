@@ -88,7 +88,8 @@ def build(
     print(f"built {built.reference}  {built.size_bytes / 1e6:,.0f} MB in {built.seconds:.1f} s")
     for part in PARTS:
         steps = [step for step in built.steps if step.part == part]
-        print(f"  {part:<12} {len(steps)} steps, {built.rebuilt(part)} carried out, {sum(step.seconds for step in steps):.1f} s")
+        seconds = [step.seconds for step in steps if step.seconds is not None]
+        print(f"  {part:<12} {len(steps)} steps, {built.rebuilt(part)} carried out" + (f", {sum(seconds):.1f} s" if seconds else ""))
     print(f"  log          {near(Path(built.log))}")
 
 

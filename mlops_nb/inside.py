@@ -306,7 +306,7 @@ def run_inside(
 ) -> int:
     """Call `mlops-nb` in a container, and return its exit code; what it prints goes where ours goes.
 
-    The repository, and a store that lies elsewhere, are there at the same paths. Runs are told which image it is. Raises `ImageFailed` where it cannot be had, or does not start.
+    The repository, and a store that lies elsewhere, are there at the same paths; the variables of this process, secrets among them, are not. Runs are told which image it is. Raises `ImageFailed` where it cannot be had, or does not start.
     """
     settings = read_settings(root)
     if engine.inspect(image) is None and (done := engine("pull", image)).returncode:
@@ -315,7 +315,7 @@ def run_inside(
     variables = {"MLOPS_NB_IMAGE": image, "HOME": "/tmp", "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
     name = f"mlops-nb-{os.getpid()}-{secrets.token_hex(4)}"
     options = [*container_options(network=network, variables=variables), *(f"--volume={place}:{place}" for place in places)]
-    options += ["--userns=keep-id"] if engine.name == "podman" else [f"--user={os.getuid()}:{os.getgid()}"]
+    options += ["--userns=keep-id"] if engine.name == "podman" and os.getuid() else [f"--user={os.getuid()}:{os.getgid()}"]
     here = Path.cwd() if any(Path.cwd().is_relative_to(place) for place in places) else settings.root
     try:
         code = subprocess.run([engine.program, "run", "--name", name, *options, f"--workdir={here}", image, "mlops-nb", *words], env={**os.environ, **engine.variables}).returncode

@@ -8,6 +8,8 @@ __all__ = ['FORMAT', 'FILE', 'BILL', 'REFUSED', 'read_image', 'explain_refusal',
 # %% ../nbs/77_registry.ipynb #77-registry-02
 import json
 import re
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from . import __version__
@@ -75,13 +77,14 @@ def push(
     name = image_name(settings, name)
     contents = read_contents(engine, built.id)
     engine.ask("tag", built.id, f"{name}:{tag}")
-    done = engine("push", f"{name}:{tag}")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "digest"  # podman's own image has another digest: it packs the layers when it pushes them
+        done = engine("push", *(["--digestfile", str(file)] if engine.name == "podman" else []), f"{name}:{tag}")
+        written = file.read_text().split() if file.exists() else []
     if done.returncode:
         raise ImageFailed(f"{name}:{tag} was not pushed: {explain_refusal(done.stderr or done.stdout)}")
-    about = engine.inspect(f"{name}:{tag}") or {}
-    digests = [one.rpartition("@")[2] for one in about.get("RepoDigests") or [] if one.rpartition("@")[0] == name]
     said = re.findall(r"digest: (sha256:[0-9a-f]{64})", done.stdout + done.stderr)
-    digest = (said or digests or [None])[-1]
+    digest = (written or said or [None])[-1]
     if digest is None:
         raise ImageFailed(f"{name}:{tag} was pushed, and {engine.name} does not say its digest; {FILE} is not written.")
     when = now()

@@ -113,7 +113,7 @@ def test_the_width_of_a_graph(tmp_path):
 def test_a_limit_is_for_the_kernel_and_what_it_starts(tmp_path):
     """Memory of a child process counts; memory that two of them share counts once."""
     (tmp_path / "settings.ini").write_text("[resources]\ndefault = memory=450MB\n")
-    child = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; data = bytearray(b\"x\" * 500_000_000); time.sleep(40)'])"
+    child = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; data = bytearray(b\"x\") * 500_000_000; time.sleep(40)'])"
     with pytest.raises(mlops_nb.errors.RunKilled, match=r"memory limit: \d+ MB used of 450 MB"):
         mlops_nb.run(write_notebook(tmp_path / "child.ipynb", child))
     shared = (

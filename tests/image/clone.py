@@ -72,3 +72,16 @@ class Project:
         """Return how many steps of each part of the last build were carried out."""
         steps = self.built()["steps"]
         return {part: sum(not step["cached"] for step in steps if step["part"] == part) for part in ("base", "environment", "content")}
+
+
+def ended(done: subprocess.CompletedProcess) -> tuple[int, str]:
+    """Return the exit code, and what was said of it."""
+    return done.returncode, done.stderr.strip()
+
+
+def refused(end: tuple[int, str], *words: str, code: int = 1) -> str:
+    """See that it ended with one sentence, with all these words and that exit code; return the sentence."""
+    returned, text = end
+    assert returned == code and len(text.splitlines()) == 1 and text.startswith("mlops-nb: "), text
+    assert all(word in text for word in words), text
+    return text

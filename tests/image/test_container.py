@@ -15,6 +15,7 @@ import sys
 from functools import partial
 
 import pytest
+from clone import ended, refused
 from hub import Hub, install
 from workshop import free_port, run, say
 
@@ -279,18 +280,6 @@ def test_another_pin_costs_the_environment(beside):
 
 
 # What goes wrong. Each of these returns an exit code and what was said.
-
-
-def ended(done):
-    return done.returncode, done.stderr.strip()
-
-
-def refused(end, *words, code=1):
-    """One sentence with all these words, that exit code, and the log's place where there is one."""
-    returned, text = end
-    assert returned == code and len(text.splitlines()) == 1 and text.startswith("mlops-nb: "), text
-    assert all(word in text for word in words), text
-    return text
 
 
 def no_engine(project):
