@@ -99,25 +99,13 @@ def test_tried_from_inside(project):
     assert said.count("  yes  ") == 8 and "  NO " not in said
 
 
-def test_pushed_and_pulled_back_whole(project):
-    """The registry's digest is that of what was pushed; what skopeo pulls has it, and every layer is what its digest says."""
-    step("push, and pull back with skopeo")
+def test_pushed(project, beside):
+    """image.json says what was pushed; the bill of materials lies beside it, and what is known of vulnerabilities."""
+    step("push")
     project.image("push", "--name", project.name)
+    beside.begin(pulled_back)
     written = json.loads((project.folder / "image.json").read_text())
     assert written["tested"]["well"] and written["environment"] == project.built()["environment"]
-    back = project.workshop.folder / "pulled"
-    shutil.rmtree(back, ignore_errors=True)
-    run("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", f"docker://{written['name']}:{written['tag']}", f"dir:{back}", env=project.workshop.variables)
-    manifest = (back / "manifest.json").read_bytes()
-    assert f"sha256:{hashlib.sha256(manifest).hexdigest()}" == written["digest"]
-    layers = json.loads(manifest)["layers"]
-    for layer in [*layers, json.loads(manifest)["config"]]:
-        name = layer["digest"].removeprefix("sha256:")
-        with (back / name).open("rb") as file:
-            assert hashlib.file_digest(file, "sha256").hexdigest() == name
-        assert (back / name).stat().st_size == layer["size"]
-    shutil.rmtree(back)
-    say(f"pulled back {len(layers)} layers; {written['digest']}")
     bill = json.loads((project.folder / "image.cdx.json").read_text())
     names = {part["name"] for part in bill["components"]}
     assert {"numpy", "torch", "jupyterlab", "git"} <= names and len(bill["components"]) == written["bill"]["components"]
@@ -203,6 +191,30 @@ def test_launched_by_a_hub(project, hub):
     assert written["digest"] in answer and written["environment"] in answer, answer
     hub.stop_server("ada")
     say(f"the hub launched {hub.image[-71:][:26]}…, and a kernel in it said so")
+
+
+def pulled_back(project):
+    written = json.loads((project.workshop.folder / "project/image.json").read_text())
+    back = project.workshop.folder / "pulled"
+    shutil.rmtree(back, ignore_errors=True)
+    run("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", f"docker://{written['name']}:{written['tag']}", f"dir:{back}", env=project.workshop.variables)
+    manifest = (back / "manifest.json").read_bytes()
+    described = [json.loads(manifest)["config"], *json.loads(manifest)["layers"]]
+    found = []
+    for one in described:
+        file = back / one["digest"].removeprefix("sha256:")
+        with file.open("rb") as content:
+            found.append({"digest": f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}", "size": file.stat().st_size})
+    shutil.rmtree(back)
+    return f"sha256:{hashlib.sha256(manifest).hexdigest()}", [{"digest": one["digest"], "size": one["size"]} for one in described], found
+
+
+def test_pulled_back_whole(project, beside):
+    """What skopeo pulls has the digest that was written down, and every layer is what its digest says."""
+    digest, described, found = beside(pulled_back)
+    assert digest == json.loads((project.folder / "image.json").read_text())["digest"]
+    assert described == found
+    say(f"skopeo pulled back {len(found) - 1} layers, whole; {digest}")
 
 
 def a_run_in_the_opened_image(project):
