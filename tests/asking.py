@@ -12,7 +12,7 @@ def execute(channels: WebSocket, code: str, busy: Callable[[], None] = lambda: N
     header = {"msg_id": uuid.uuid4().hex, "msg_type": "execute_request", "session": "s", "username": "", "version": "5.3"}
     content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False, "stop_on_error": True}
     channels.send(json.dumps({"channel": "shell", "header": header, "parent_header": {}, "metadata": {}, "content": content, "buffers": []}))
-    printed, status = "", None
+    printed, status, idle = "", None, False
     while True:
         message = json.loads(channels.recv())
         if message["parent_header"].get("msg_id") != header["msg_id"]:
@@ -24,5 +24,7 @@ def execute(channels: WebSocket, code: str, busy: Callable[[], None] = lambda: N
             printed += "\n".join(message["content"]["traceback"])
         elif message["msg_type"] == "execute_reply":
             status = message["content"]["status"]
-        if status and message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+        elif message["msg_type"] == "status":
+            idle = message["content"]["execution_state"] == "idle"
+        if status and idle:  # they come on two channels, in either order
             return printed, status
