@@ -693,6 +693,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlops_nb.inside.Verdict': ('inside.html#verdict', 'mlops_nb/inside.py'),
                                  'mlops_nb.inside.Verdict.well': ('inside.html#verdict.well', 'mlops_nb/inside.py'),
                                  'mlops_nb.inside._answers': ('inside.html#_answers', 'mlops_nb/inside.py'),
+                                 'mlops_nb.inside._new_name': ('inside.html#_new_name', 'mlops_nb/inside.py'),
                                  'mlops_nb.inside._private': ('inside.html#_private', 'mlops_nb/inside.py'),
                                  'mlops_nb.inside.checks_for': ('inside.html#checks_for', 'mlops_nb/inside.py'),
                                  'mlops_nb.inside.container': ('inside.html#container', 'mlops_nb/inside.py'),

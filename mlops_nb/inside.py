@@ -35,7 +35,7 @@ def container(
     *words: str,  # for `run`
 ) -> Iterator[str]:
     """Start a container that waits, and yield its name; remove it on leaving. Raises `ImageFailed` where it does not start."""
-    name = f"mlops-nb-{os.getpid()}-{secrets.token_hex(4)}"
+    name = _new_name()
     done = engine("run", "--detach", "--name", name, *words, image, "sleep", "infinity")
     try:
         if done.returncode:
@@ -43,6 +43,11 @@ def container(
         yield name
     finally:
         engine("rm", "--force", "--volumes", name)
+
+
+def _new_name() -> str:
+    """Return a name for a container that no other has, by which it is known as ours."""
+    return f"mlops-nb-{os.getpid()}-{secrets.token_hex(4)}"
 
 # %% ../nbs/74_inside.ipynb #74-inside-07
 @dataclass(frozen=True)
@@ -226,7 +231,7 @@ def launch(
 ) -> None:
     """Start JupyterLab in a container, on this machine alone; stop and remove it at the end. Raises `ImageFailed` where it does not answer within two minutes."""
     port, token = port or free_port(), token or secrets.token_hex(24)
-    name = f"mlops-nb-{os.getpid()}-{secrets.token_hex(4)}"
+    name = _new_name()
     words = container_options(network=network, variables={"MLOPS_NB_IMAGE": told} if told else {})
     inside = 8888 if network != "host" else port
     if network != "host":
@@ -313,7 +318,7 @@ def run_inside(
         raise ImageFailed(f"the image {image} cannot be had: {last_words(done.stderr)}")
     places = shared_places(settings)
     variables = {"MLOPS_NB_IMAGE": image, "HOME": "/tmp", "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
-    name = f"mlops-nb-{os.getpid()}-{secrets.token_hex(4)}"
+    name = _new_name()
     options = [*container_options(network=network, variables=variables), *(f"--volume={place}:{place}" for place in places)]
     options += ["--userns=keep-id"] if engine.name == "podman" and os.getuid() else [f"--user={os.getuid()}:{os.getgid()}"]
     here = Path.cwd() if any(Path.cwd().is_relative_to(place) for place in places) else settings.root

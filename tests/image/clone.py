@@ -68,10 +68,22 @@ class Project:
         file = max((self.folder / "runs/images").glob("*/built.json"), key=lambda file: file.stat().st_mtime_ns)
         return json.loads(file.read_text())
 
+    def run_again_in(self, image: dict, variables: dict) -> tuple[int, str, str]:
+        """Run a step in a pushed image, and reproduce that run with `--in-image`; return the exit code of that, and what it printed on both streams."""
+        calls = "import sys; from mlops_nb.engine import find_engine; from mlops_nb.inside import run_inside; sys.exit(run_inside(find_engine(), sys.argv[1], sys.argv[2:]))"
+        run(sys.executable, "-c", calls, f"{image['name']}@{image['digest']}", "run", "nbs/pipelines/variables/10_ingest.ipynb", "--force", cwd=self.folder, env=variables)
+        done = subprocess.run([sys.executable, "-m", "mlops_nb", "reproduce", "ingest", "--in-image"], cwd=self.folder, env=variables, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
     def carried_out(self) -> dict[str, int]:
         """Return how many steps of each part of the last build were carried out."""
         steps = self.built()["steps"]
         return {part: sum(not step["cached"] for step in steps if step["part"] == part) for part in ("base", "environment", "content")}
+
+
+def pushed(folder: Path) -> dict:
+    """Return what image.json says in a copy."""
+    return json.loads((folder / "image.json").read_text())
 
 
 def ended(done: subprocess.CompletedProcess) -> tuple[int, str]:

@@ -15,7 +15,7 @@ import sys
 from functools import partial
 
 import pytest
-from clone import ended, refused
+from clone import ended, pushed, refused
 from hub import Hub, install
 from workshop import free_port, run, say
 
@@ -104,7 +104,7 @@ def test_pushed(project, beside):
     step("push")
     project.image("push", "--name", project.name)
     beside.begin(pulled_back)
-    written = json.loads((project.folder / "image.json").read_text())
+    written = pushed(project.folder)
     assert written["tested"]["well"] and written["environment"] == project.built()["environment"]
     bill = json.loads((project.folder / "image.cdx.json").read_text())
     names = {part["name"] for part in bill["components"]}
@@ -138,7 +138,7 @@ def opened(project, beside):
 def hub(project, beside):
     """A JupyterHub for the pushed image; it starts while the browser is at work."""
     beside(the_parts_of_a_hub)
-    written = json.loads((project.folder / "image.json").read_text())
+    written = pushed(project.folder)
     with Hub(project.workshop, f"{written['name']}@{written['digest']}") as hub:
         yield hub
 
@@ -185,7 +185,7 @@ def test_the_pipeline_through_papermill(beside):
 def test_launched_by_a_hub(project, hub):
     """A JupyterHub with DockerSpawner starts the same image by its digest over its API; a notebook's kernel in it is told which image it is in."""
     step("JupyterHub with DockerSpawner")
-    written = json.loads((project.folder / "image.json").read_text())
+    written = pushed(project.folder)
     server = hub.launch("ada")
     answer = hub.run_in(server, "from mlops_nb.environment import image; print(image())")
     assert written["digest"] in answer and written["environment"] in answer, answer
@@ -194,7 +194,7 @@ def test_launched_by_a_hub(project, hub):
 
 
 def pulled_back(project):
-    written = json.loads((project.workshop.folder / "project/image.json").read_text())
+    written = pushed(project.workshop.folder / "project")
     back = project.workshop.folder / "pulled"
     shutil.rmtree(back, ignore_errors=True)
     run("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", f"docker://{written['name']}:{written['tag']}", f"dir:{back}", env=project.workshop.variables)
@@ -212,7 +212,7 @@ def pulled_back(project):
 def test_pulled_back_whole(project, beside):
     """What skopeo pulls has the digest that was written down, and every layer is what its digest says."""
     digest, described, found = beside(pulled_back)
-    assert digest == json.loads((project.folder / "image.json").read_text())["digest"]
+    assert digest == pushed(project.folder)["digest"]
     assert described == found
     say(f"skopeo pulled back {len(found) - 1} layers, whole; {digest}")
 
@@ -227,18 +227,14 @@ def a_run_in_the_opened_image(project):
 def test_a_run_keeps_the_digest(project, opened, beside):
     """A run in the opened image says which image it was."""
     told, shown = beside(a_run_in_the_opened_image)
-    digest = json.loads((project.folder / "image.json").read_text())["digest"]
+    digest = pushed(project.folder)["digest"]
     assert digest in told and digest[:19] in shown, shown
     say(f"a run in the image says {re.search('image.*', shown)[0].strip()}")
 
 
 def a_run_again_in_its_image(project):
-    image = json.loads((project.workshop.folder / "project/image.json").read_text())
-    calls = "import sys; from mlops_nb.engine import find_engine; from mlops_nb.inside import run_inside; sys.exit(run_inside(find_engine(), sys.argv[1], sys.argv[2:]))"
-    options = {"cwd": project.folder, "env": project.workshop.variables}
-    run(sys.executable, "-c", calls, f"{image['name']}@{image['digest']}", "run", "nbs/pipelines/variables/10_ingest.ipynb", "--force", **options)
-    done = subprocess.run([sys.executable, "-m", "mlops_nb", "reproduce", "ingest", "--in-image"], capture_output=True, text=True, **options)
-    return done.returncode, done.stdout + done.stderr, project.git("status", "--short")
+    code, said, noted = project.run_again_in(pushed(project.workshop.folder / "project"), project.workshop.variables)
+    return code, said + noted, project.git("status", "--short")
 
 
 def test_a_run_again_in_its_image(beside):

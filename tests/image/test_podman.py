@@ -1,13 +1,10 @@
 """The same commands with podman in the place of docker: built by repo2docker, tried, pushed, and run in again."""
 
-import json
 import re
-import subprocess
-import sys
 import urllib.request
 
 import pytest
-from clone import Project, ended, refused
+from clone import Project, ended, pushed, refused
 from podman import Podman
 from workshop import say
 
@@ -47,7 +44,7 @@ def test_tried_from_inside(mine, podman):
 def test_the_digest_is_that_of_the_registry(mine, podman):
     """Podman packs the layers when it pushes them, so its own image has another digest."""
     mine.image("push", "--engine", "podman", "--name", mine.name, variables=podman.variables)
-    written = json.loads((mine.folder / "image.json").read_text())
+    written = pushed(mine.folder)
     host, _, name = written["name"].partition("/")
     asked = urllib.request.Request(f"http://{host}/v2/{name}/manifests/{written['tag']}", method="HEAD", headers={"Accept": "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"})
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=60) as answer:
@@ -58,13 +55,8 @@ def test_the_digest_is_that_of_the_registry(mine, podman):
 
 def test_a_run_again_in_its_image(mine, podman):
     """The image is pulled by its digest, and the numbers are the same."""
-    image = json.loads((mine.folder / "image.json").read_text())
-    calls = "import sys; from mlops_nb.engine import find_engine; from mlops_nb.inside import run_inside; sys.exit(run_inside(find_engine(), sys.argv[1], sys.argv[2:]))"
-    options = {"cwd": mine.folder, "env": podman.variables, "capture_output": True, "text": True}
-    done = subprocess.run([sys.executable, "-c", calls, f"{image['name']}@{image['digest']}", "run", "nbs/pipelines/variables/10_ingest.ipynb", "--force"], **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    done = subprocess.run([sys.executable, "-m", "mlops_nb", "reproduce", "ingest", "--in-image"], **options)
-    assert done.returncode == 0 and "ingest: identical, 100 %" in done.stdout and "it ran again in the image that the recorded run was made in" in done.stdout, done.stdout + done.stderr
+    code, said, noted = mine.run_again_in(pushed(mine.folder), podman.variables)
+    assert code == 0 and "ingest: identical, 100 %" in said and "it ran again in the image that the recorded run was made in" in said, said + noted
 
 
 def test_bad_input(mine, podman):
