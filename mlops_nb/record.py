@@ -13,6 +13,7 @@ import os
 import re
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
@@ -22,6 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .digest import STUCK_S, WAIT_S, is_busy
 from .errors import BadStore, UnknownRun, did_you_mean, listed
 from .plain import dump, is_number, load
 from .settings import read_settings
@@ -239,6 +241,11 @@ CREATE INDEX IF NOT EXISTS by_template ON runs (template, started DESC, id DESC)
 CREATE INDEX IF NOT EXISTS by_status ON runs (status, started DESC, id DESC);
 """
 _RACY_NS = 100_000_000  # a folder that changed within 0.1 s may change again without its time showing it
+_stuck_until: dict[Path, float] = {}  # by index, that another process keeps; monotonic
+
+
+def _opened(index: Path) -> sqlite3.Connection:
+    return sqlite3.connect(index, timeout=0 if time.monotonic() < _stuck_until.get(index, 0) else WAIT_S)
 
 
 def _rows(store: Path, where: str, values: tuple, order: str) -> list[tuple]:
@@ -248,17 +255,25 @@ def _rows(store: Path, where: str, values: tuple, order: str) -> list[tuple]:
     if held is not None and held[0] == index:
         with suppress(sqlite3.Error):
             return held[1].execute(query, values).fetchall()
-    for place in (index, index, ":memory:"):  # as it is; made again; without one, where the store cannot be written
+    for _ in range(2):  # as it is; made again, where it was broken
         try:
-            with closing(sqlite3.connect(place, timeout=30)) as connection:
+            with closing(_opened(index)) as connection:
                 _refresh(store, connection)
                 return connection.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:  # it cannot be written, or another process has it
+            if is_busy(error):
+                _stuck_until[index] = time.monotonic() + STUCK_S
+            break
         except sqlite3.DatabaseError as error:
-            if type(error) is sqlite3.DatabaseError:  # not a database, or a broken one
-                index.unlink(missing_ok=True)
-            elif place == ":memory:":
-                raise BadStore(f"the records in {store} cannot be listed: {error}.") from error
-    raise BadStore(f"the index {index} cannot be used. Delete it; it comes back.")
+            if type(error) is not sqlite3.DatabaseError:
+                break
+            index.unlink(missing_ok=True)  # not a database, or a broken one
+    try:
+        with closing(sqlite3.connect(":memory:")) as connection:
+            _refresh(store, connection)
+            return connection.execute(query, values).fetchall()
+    except sqlite3.DatabaseError as error:
+        raise BadStore(f"the records in {store} cannot be listed: {error}.") from error
 
 
 _listing: ContextVar[tuple[Path, sqlite3.Connection] | None] = ContextVar("_listing", default=None)
@@ -274,10 +289,10 @@ def at_one_moment(
         return
     index = Path(store) / "index.sqlite"
     _rows(store, "WHERE id = ''", (), "id")  # now it is as new as the records, where it can be written
-    with closing(sqlite3.connect(index if index.exists() else ":memory:", timeout=30)) as connection:
+    with closing(_opened(index) if index.exists() else sqlite3.connect(":memory:")) as connection:
         try:
             _refresh(store, connection)
-        except sqlite3.Error:  # it cannot be written; each question makes one of its own
+        except sqlite3.Error:  # it cannot be written, or another process has it; each question makes one of its own
             yield
             return
         token = _listing.set((index, connection))

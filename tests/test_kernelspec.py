@@ -82,7 +82,7 @@ def lab(folder: Path, variables: dict[str, str]) -> Iterator[Callable]:
         process = subprocess.Popen([sys.executable, *words], cwd=folder, env=variables, stdout=log, stderr=log, start_new_session=True)
     try:
         ends_s = time.monotonic() + 60
-        while not (found := list((folder / "runtime").glob("jpserver-*.json"))):
+        while not (found := [file for file in (folder / "runtime").glob("jpserver-*.json") if file.read_text().rstrip().endswith("}")]):  # it is not written at once
             assert process.poll() is None and time.monotonic() < ends_s, (folder / "lab.log").read_text()
             time.sleep(0.1)
         url = json.loads(found[0].read_text())["url"]

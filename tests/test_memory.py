@@ -325,3 +325,23 @@ def test_old_memories_are_used(tmp_path):
     memory.remember("size", "a", "now", "1")
     memory.write()
     assert Memory(file).recall("size", "a", "now") == "1"
+
+
+def test_a_process_that_was_stopped_in_the_memory_stops_nobody(tmp_path, monkeypatch):
+    """It is waited for once; what is found out meanwhile is written when the file is free again."""
+    monkeypatch.setattr(mlops_nb.digest, "WAIT_S", 0.3)
+    Memory(tmp_path / "digests.sqlite").remember("reach", "a", "1", "one")
+    holder = sqlite3.connect(tmp_path / "digests.sqlite")
+    holder.execute("BEGIN EXCLUSIVE")
+    memory, began_s = Memory(tmp_path / "digests.sqlite"), time.monotonic()
+    for number in range(50):
+        assert memory.recall("reach", "a", "1") is None
+        memory.remember("reach", f"b{number}", "1", "more")
+        memory.write()
+        assert memory.recall("reach", f"b{number}", "1") == "more"
+    assert time.monotonic() - began_s < 5
+    holder.close()
+    monkeypatch.setattr(memory, "_stuck_until_s", 0.0)  # as half a minute later
+    assert memory.recall("reach", "a", "1") == "one"
+    memory.write()
+    assert Memory(tmp_path / "digests.sqlite").recall("reach", "b49", "1") == "more"

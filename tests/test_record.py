@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from making import command, write_notebook, write_project
 import mlops_nb
 from mlops_nb import run
 from mlops_nb.errors import BadStore, UnknownRun
-from mlops_nb.record import find_run, now, read_record, runs, runs_in, this_process, write_record
+from mlops_nb.record import at_one_moment, find_run, now, read_record, runs, runs_in, this_process, write_record
 
 
 def test_eight_runs_at_once(tmp_path):
@@ -86,6 +87,24 @@ def test_the_index_follows_the_records(tmp_path):
     assert [one.id for one in runs_in(tmp_path)] == ["b"]
     (tmp_path / "index.sqlite").write_bytes(b"SQLite format 3\0 but broken" * 100)
     assert [one.id for one in runs_in(tmp_path)] == ["b"]
+
+
+def test_a_process_that_was_stopped_in_the_index_stops_nobody(tmp_path):
+    """While it keeps the index, which may be for ever, the first question waits a moment and the next ones do not; all see what is there."""
+    write_record(tmp_path, example("a"))
+    assert [one.id for one in runs_in(tmp_path)] == ["a"]
+    holder = sqlite3.connect(tmp_path / "index.sqlite")
+    holder.execute("BEGIN EXCLUSIVE")
+    began_s = time.monotonic()
+    for number in range(10):
+        write_record(tmp_path, example(f"b{number}"))
+        assert len(runs_in(tmp_path)) == number + 2
+        with at_one_moment(tmp_path):
+            assert len(runs_in(tmp_path, status="succeeded")) == number + 2
+    assert time.monotonic() - began_s < 10
+    holder.close()
+    (tmp_path / "records" / "a.json").unlink()
+    assert len(runs_in(tmp_path)) == 10
 
 
 def test_sorting_and_filtering(tmp_path):

@@ -1,5 +1,6 @@
 """The life of warm servers: who shares one, when it ends, and when a kernel is cold instead."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -91,6 +92,17 @@ def test_two_who_start_at_once_start_one_server(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(lambda _: forked(tmp_path).wait(30), range(8)))
     assert codes == [0] * 8 and [server["forked"] for server in servers()] == [8]
+
+
+def test_who_was_stopped_while_it_started_a_server_stops_nobody(tmp_path, monkeypatch):
+    """A process that holds the lock and stands still is waited for as long as a start may take; then kernels are cold. Afterwards they are forked again."""
+    monkeypatch.setattr("mlops_nb.provision.LOCK_S", 0.3)
+    held = (runtime_folder() / "lock").open("a")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(Cold, match="another process has been starting its server"):
+        forked(tmp_path)
+    held.close()
+    assert said(tmp_path, "print(1)") == "1"
 
 
 def test_it_is_private(tmp_path):
