@@ -57,6 +57,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlops_nb.beside._took': ('beside.html#_took', 'mlops_nb/beside.py'),
                                  'mlops_nb.beside._utc': ('beside.html#_utc', 'mlops_nb/beside.py'),
                                  'mlops_nb.beside._verdict': ('beside.html#_verdict', 'mlops_nb/beside.py'),
+                                 'mlops_nb.beside.asset': ('beside.html#asset', 'mlops_nb/beside.py'),
                                  'mlops_nb.beside.badge': ('beside.html#badge', 'mlops_nb/beside.py'),
                                  'mlops_nb.beside.breakable': ('beside.html#breakable', 'mlops_nb/beside.py'),
                                  'mlops_nb.beside.compared': ('beside.html#compared', 'mlops_nb/beside.py'),

@@ -23,7 +23,7 @@ from urllib.parse import quote, urlencode
 
 from . import beside
 from .access import strict_findings
-from .beside import ALLOWED, STYLE, document, result_table
+from .beside import ALLOWED, asset, document, result_table
 from .digest import digest_bytes
 from .errors import BadArgument, BadStore, MlopsError, UnknownRun
 from .graph import as_svg, pipelines, read_graph
@@ -92,238 +92,7 @@ def _number(value: Any) -> Any:
     """Return a number as JavaScript reads it; as text where it could not."""
     return value if -(2**53) < value < 2**53 else str(value)
 
-# %% ../nbs/72_board.ipynb #72-board-10
-_STYLE = r"""
-:root{--link:#0b57a4}@media(prefers-color-scheme:dark){:root{--link:#84bcf5}}
-a{color:var(--link);text-underline-offset:.15em}:focus-visible{outline:2px solid var(--link);outline-offset:2px}
-nav{display:flex;flex-wrap:wrap;gap:.2rem 1.4rem;padding-bottom:.6rem;margin-bottom:1.2rem;border-bottom:1px solid var(--line)}
-nav a{text-decoration:none}nav a:hover{text-decoration:underline}nav a[aria-current]{color:var(--ink);font-weight:600}
-.succeeded,.fresh{color:var(--good)}.running{color:var(--link)}.failed,.killed,.timed-out{color:var(--stop)}.interrupted,.lost,.damaged,.stale{color:var(--differs)}.missing{color:var(--faint)}
-.cards{list-style:none;padding:0;margin:1rem 0;display:grid;gap:.8rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,18rem),1fr))}
-.cards>li{border:1px solid var(--line);border-radius:.5rem;padding:.7rem .9rem}.cards a{font-weight:600}
-.bar{display:flex;gap:2px;height:.5rem;margin:.5rem 0 .3rem}.bar span{background:currentColor;border-radius:2px;min-width:.3rem}
-#filters{display:flex;flex-wrap:wrap;gap:.7rem;align-items:end;background:var(--panel);border-radius:.5rem;padding:.8rem .9rem;margin:1rem 0 .4rem}
-#filters .field{display:grid;gap:.15rem;font-size:.85rem;color:var(--faint);flex:1 1 9rem}#filters .search{flex-basis:100%}#filters .field[hidden]{display:none}
-input,select,button{font:inherit;color:var(--ink);background:var(--back);border:1px solid var(--faint);border-radius:.35rem;padding:.3rem .55rem;min-width:0;width:100%}
-input,select,#filters button{font-size:.92rem;height:2.2rem}button{width:auto;cursor:pointer}button:disabled{color:var(--faint);cursor:default;border-color:var(--line)}
-#count{font-weight:600;margin:.9rem 0 .3rem;scroll-margin-top:1rem}#pager{display:flex;gap:.8rem;align-items:center;margin:1rem 0}#pager[hidden]{display:none}
-.runs{width:100%;font-size:.92rem}.runs th{vertical-align:bottom}.runs th button{border:0;padding:0;background:none;font-weight:600;text-align:left}.runs th button:hover{text-decoration:underline}
-.runs td{white-space:nowrap;padding-right:1.2rem}.runs td .error{white-space:normal;overflow-wrap:anywhere;color:var(--faint);font-size:.85rem;max-width:24rem;max-height:4.5em;overflow:hidden}.runs td.words{white-space:normal;min-width:14rem;overflow-wrap:anywhere}.runs tbody tr:hover{background:var(--panel)}
-.chip::before{content:"";display:inline-block;width:.55em;height:.55em;border-radius:50%;background:currentColor;margin-right:.4em}
-.graph{margin:.8rem 0}.graph svg{max-width:none;height:auto}code{font-size:.9em;overflow-wrap:anywhere}.digest{color:var(--faint)}
-.curve{color:var(--link);display:block;max-width:24rem;width:100%;height:auto}.notebook{height:85vh;resize:vertical}
-#all[hidden]{display:none}details.help{font-size:.9rem;border:0;padding:0;margin:.2rem 0}kbd{font-family:ui-monospace,monospace;font-size:.85em;border:1px solid var(--line);border-radius:.25rem;padding:0 .3em}
-@media(max-width:44rem){.runs thead{display:none}.runs,.runs tbody{display:block}.runs tr{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:0 1rem;border:1px solid var(--line);border-radius:.5rem;padding:.5rem .8rem;margin:.6rem 0}
-.runs td{display:flex;justify-content:space-between;gap:.6rem;border:0;padding:.12rem 0;min-width:0;overflow-wrap:anywhere;white-space:normal}.runs td:first-child{grid-column:1/-1;display:block;font-weight:600}.runs td .error{font-weight:400;max-width:none}.runs td.words{min-width:0;text-align:right}
-.runs td:not(:first-child)::before{content:attr(data-label);color:var(--faint);flex:none;max-width:60%}.runs td.none{display:none}dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}}
-.sides>details{margin:.5rem 0}figure{margin:.4rem 0}
-"""
-
-# %% ../nbs/72_board.ipynb #72-board-12
-_SCRIPT = r"""
-"use strict";
-(() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const FIELDS = {id: "run", status: "status", step: "step", pipeline: "pipeline", started: "started (UTC)", seconds: "took", error: "error", sweep: "sweep"};
-  const ROWS = 100, MOST = 4, LONG = 40; // rows of a page; columns of results, and of arguments; characters of a cell
-  const get = (id) => document.getElementById(id);
-  const make = (tag, text, attributes) => {
-    const made = document.createElement(tag);
-    if (text !== undefined) made.textContent = text; // never as HTML: it comes from runs
-    for (const name in attributes) made.setAttribute(name, attributes[name]);
-    return made;
-  };
-
-  // The runs, newest first. A column of the data is a list of values, {all: value}, or {of: values, at: places in them}.
-  const known = {arguments: new Set(), results: new Set()};
-  const runs = [];
-  for (const group of data.groups) {
-    const reader = ([name, column]) => [name, Array.isArray(column) ? (i) => column[i] : "all" in column ? () => column.all : (i) => column.of[column.at[i]]];
-    const fields = group.fields.map(reader), values = {arguments: group.arguments.map(reader), results: group.results.map(reader)};
-    for (let i = 0; i < group.count; i++) {
-      const run = {arguments: new Map(), results: new Map()};
-      for (const [name, read] of fields) run[name] = read(i);
-      for (const kind in values) for (const [name, read] of values[kind]) run[kind].set(name, read(i));
-      runs.push(run);
-    }
-    for (const kind in values) for (const [name] of values[kind]) known[kind].add(name);
-  }
-  runs.sort((a, b) => (a.started === b.started ? (a.id < b.id ? 1 : -1) : a.started < b.started ? 1 : -1));
-  const textOf = (run) => (run.text ??= [run.id, run.status, run.step, run.pipeline, run.sweep, run.error, ...Array.from(run.arguments, ([name, value]) => `${name}=${value}`)].join("\n").toLowerCase());
-
-  // A name means a field, a result or an argument; `results.x` and `arguments.x` mean that alone.
-  const meant = (name) => {
-    const kind = name.startsWith("results.") ? "results" : name.startsWith("arguments.") ? "arguments" : "";
-    if (kind) return known[kind].has(name.slice(kind.length + 1)) ? [(run) => run[kind].get(name.slice(kind.length + 1))] : [];
-    const found = Object.hasOwn(FIELDS, name) ? [(run) => run[name]] : [];
-    for (const each of ["results", "arguments"]) if (known[each].has(name)) found.push((run) => run[each].get(name));
-    return found;
-  };
-  const compare = (value, sign, text) => {
-    const number = Number(text), numeric = typeof value === "number" && !Number.isNaN(number);
-    const a = numeric ? value : String(value).toLowerCase(), b = numeric ? number : text.toLowerCase();
-    if (sign === "=") return a === b || (!numeric && /^\d{4}-\d\d/.test(b) && a.startsWith(b)); // a day is each moment of it
-    if (sign === "!=") return a !== b;
-    if (typeof value === "number" && !numeric) return false;
-    return sign === "<" ? a < b : sign === "<=" ? a <= b : sign === ">" ? a > b : a >= b;
-  };
-  const tests = (query) => {
-    const found = [], strange = [];
-    for (const word of query.match(/(?:[^\s"]|"[^"]*"?)+/g) ?? []) {
-      const [, name, sign, rest] = word.match(/^("[^"]+"|[^"<>=!]+)(<=|>=|!=|=|<|>)(.*)$/) ?? [];
-      const bare = (text) => text.replace(/"/g, "");
-      if (!name) found.push((run) => textOf(run).includes(bare(word).toLowerCase()));
-      else if (!meant(bare(name)).length) strange.push(bare(name));
-      else if (bare(rest)) {
-        const readers = meant(bare(name));
-        found.push((run) => readers.some((read) => { const value = read(run); return value !== undefined && value !== null && compare(value, sign, bare(rest)); }));
-      }
-    }
-    return [found, strange];
-  };
-
-  // What is shown is what the URL's fragment says.
-  const EMPTY = {q: "", status: "", step: "", pipeline: "", sort: "started", up: "", page: "1"};
-  const state = {...EMPTY};
-  const read = () => { const asked = new URLSearchParams(location.hash.slice(1)); for (const name in EMPTY) state[name] = asked.get(name) ?? EMPTY[name]; };
-  const write = () => {
-    const asked = new URLSearchParams(Object.entries(state).filter(([name, value]) => value !== EMPTY[name]));
-    history.replaceState(null, "", asked.size ? `#${asked}` : location.pathname + location.search);
-  };
-
-  const number = (value) => (typeof value === "number" ? (Number.isInteger(value) ? String(value) : String(+value.toPrecision(5))) : String(value));
-  const took = (s) => (s === null ? "" : s < 60 ? `${s.toFixed(1)} s` : `${Math.floor(s / 60)} min ${String(Math.floor(s % 60)).padStart(2, "0")} s`);
-  const short = (text) => (text.length > LONG ? text.slice(0, LONG - 1) + "…" : text);
-  const firsts = (run) => { const found = [...run.results].filter(([, value]) => typeof value === "number"); return found.slice(0, 3).map(([name, value]) => `${name} ${number(value)}`).join(", ") + (found.length > 3 ? ", …" : ""); };
-  const title = (key) => (Object.hasOwn(FIELDS, key) ? FIELDS[key] : key.slice(key.indexOf(".") + 1));
-
-  function chosen() {
-    const [found, strange] = tests(state.q);
-    for (const name of ["status", "step", "pipeline"]) if (state[name]) found.push((run) => run[name] === state[name]);
-    const rows = runs.filter((run) => found.every((test) => test(run)));
-    const [read] = meant(state.sort);
-    if (read && (state.sort !== "started" || state.up)) {
-      const sign = state.up ? 1 : -1, rank = (value) => (value === undefined || value === null || value === "" ? 2 : typeof value === "number" ? 0 : 1);
-      const keys = new Map(rows.map((run) => { const value = read(run); return [run, [rank(value), typeof value === "number" ? value : String(value)]]; }));
-      rows.sort((one, other) => { const [a, b] = [keys.get(one), keys.get(other)]; return a[0] - b[0] || (a[0] === 2 ? 0 : sign * (a[1] < b[1] ? -1 : a[1] > b[1] ? 1 : 0)); });
-    }
-    return [rows, strange];
-  }
-
-  function columns(rows) {
-    const counts = new Map(), values = new Map();
-    for (const run of rows) {
-      for (const [name, value] of run.results) if (typeof value === "number") counts.set(name, (counts.get(name) ?? 0) + 1);
-      for (const [name, value] of run.arguments) { const seen = values.get(name) ?? values.set(name, new Set()).get(name); if (seen.size < 2) seen.add(value); }
-    }
-    const one = new Set(rows.map((run) => `${run.step}/${run.pipeline}`)).size === 1; // else few runs have what others have
-    const results = [...counts].sort((a, b) => b[1] - a[1]).slice(0, MOST).map(([name]) => `results.${name}`);
-    const varied = [...values].filter(([, seen]) => seen.size > 1).slice(0, MOST).map(([name]) => `arguments.${name}`);
-    const fixed = ["id", "status", ...(data.pipelines.length > 1 ? ["pipeline"] : []), "started", "seconds"];
-    const all = [...fixed, ...(one ? [...results, ...varied] : ["results"])];
-    return all.includes(state.sort) || !meant(state.sort).length ? all : [...fixed, state.sort, ...all.slice(fixed.length)];
-  }
-
-  function head(keys) {
-    const focused = document.activeElement?.dataset?.key;
-    get("head").replaceChildren(...keys.map((key) => {
-      const sorted = key === state.sort, cell = make("th", undefined, {scope: "col", role: "columnheader", "aria-sort": !sorted ? "none" : state.up ? "ascending" : "descending"});
-      if (key === "results") { cell.textContent = key; return cell; }
-      const button = make("button", title(key), {type: "button", "data-key": key, title: key.startsWith("arguments.") ? "an argument that differs" : key.startsWith("results.") ? "a result" : ""});
-      if (sorted) button.append(make("span", state.up ? " ▲" : " ▼", {"aria-hidden": "true"}));
-      button.addEventListener("click", () => sortBy(key, sorted ? !state.up : key === "step" || key.startsWith("arguments.")));
-      cell.append(button);
-      return cell;
-    }));
-    if (focused) get("head").querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
-  }
-
-  function row(run, keys) {
-    const made = make("tr", undefined, {role: "row"});
-    for (const key of keys) {
-      const value = key === "results" ? firsts(run) : meant(key)[0](run), cell = make("td", undefined, {role: "cell", "data-label": title(key)});
-      if (key === "id") {
-        cell.append(make("a", value.replace(/^\d{8}T\d{6}-/, ""), {href: `runs/${encodeURIComponent(value)}.html`, title: value}));
-        if (run.error) cell.append(make("div", run.error, {class: "error"}));
-      } else if (key === "status") cell.append(make("span", value, {class: `chip ${value}`}));
-      else if (value === undefined || value === null) cell.className = "none";
-      else {
-        const text = key === "seconds" ? took(value) : number(value);
-        cell.textContent = key === "results" ? text : short(text);
-        if (text.length > LONG) cell.title = text;
-        if (key === "results") cell.className = "words";
-      }
-      made.append(cell);
-    }
-    return made;
-  }
-
-  function show() {
-    const [rows, strange] = chosen(), keys = columns(rows), pages = Math.max(1, Math.ceil(rows.length / ROWS));
-    const page = Math.min(pages, Math.max(1, Math.floor(Number(state.page)) || 1));
-    head(keys);
-    get("rows").replaceChildren(...rows.slice((page - 1) * ROWS, page * ROWS).map((run) => row(run, keys)));
-    get("count").textContent = (rows.length === runs.length ? `${runs.length.toLocaleString("en")} runs` : `${rows.length.toLocaleString("en")} of ${runs.length.toLocaleString("en")} runs`) +
-      (strange.length ? `. No run has an argument or a result called ${strange.map((name) => `“${name}”`).join(", ")}.` : "");
-    get("where").textContent = `page ${page} of ${pages}`;
-    get("pager").hidden = pages === 1;
-    get("before").disabled = page === 1;
-    get("after").disabled = page === pages;
-    get("clear").disabled = !["q", "status", "step", "pipeline"].some((name) => state[name]);
-    get("way").textContent = state.up ? "▲ ascending" : "▼ descending";
-    for (const name of ["q", "status", "step", "pipeline", "sort"]) if (get(name).value !== state[name]) get(name).value = state[name];
-  }
-
-  const change = (what) => { Object.assign(state, {page: "1"}, what); write(); show(); };
-  const sortBy = (key, up) => change({sort: key, up: up ? "1" : ""});
-  const turn = (by) => { change({page: String((Number(state.page) || 1) + by)}); get("count").scrollIntoView(); };
-  const options = (id, values) => get(id).append(...values.map((value) => make("option", title(value), {value})));
-  options("status", data.statuses); options("step", data.steps); options("pipeline", data.pipelines);
-  get("pipeline").parentElement.hidden = data.pipelines.length < 2;
-  for (const [label, keys] of [["fields", ["started", "id", "status", "step", "pipeline", "seconds"]], ...["results", "arguments"].map((kind) => [kind, [...known[kind]].map((name) => `${kind}.${name}`)])]) {
-    const group = make("optgroup", undefined, {label});
-    group.append(...keys.map((key) => make("option", title(key), {value: key})));
-    get("sort").append(group);
-  }
-  get("q").addEventListener("input", () => change({q: get("q").value}));
-  for (const name of ["status", "step", "pipeline"]) get(name).addEventListener("change", () => change({[name]: get(name).value}));
-  get("sort").addEventListener("change", () => sortBy(get("sort").value, state.up));
-  get("way").addEventListener("click", () => sortBy(state.sort, !state.up));
-  get("clear").addEventListener("click", () => { change({q: "", status: "", step: "", pipeline: ""}); get("q").focus(); });
-  get("before").addEventListener("click", () => turn(-1));
-  get("after").addEventListener("click", () => turn(1));
-  get("filters").addEventListener("submit", (event) => event.preventDefault());
-  addEventListener("hashchange", () => { read(); show(); });
-  addEventListener("keydown", (event) => { if (event.key === "/" && !/INPUT|SELECT|TEXTAREA/.test(document.activeElement?.tagName)) { event.preventDefault(); get("q").focus(); } });
-  read();
-  show();
-  get("all").hidden = false;
-})();
-"""
-
 # %% ../nbs/72_board.ipynb #72-board-13
-_SHELL = """
-<section id="all" hidden aria-label="Runs">
-<form id="filters" role="search">
-<div class="field search"><label for="q">Search</label><input id="q" type="search" placeholder="adam hidden=64 score&gt;0.9" autocomplete="off" spellcheck="false" aria-describedby="count"></div>
-<div class="field"><label for="status">Status</label><select id="status"><option value="">all</option></select></div>
-<div class="field"><label for="step">Step</label><select id="step"><option value="">all</option></select></div>
-<div class="field"><label for="pipeline">Pipeline</label><select id="pipeline"><option value="">all</option></select></div>
-<div class="field"><label for="sort">Sort by</label><select id="sort"></select></div>
-<button id="way" type="button" title="turn the order round"></button>
-<button id="clear" type="button">Clear</button>
-</form>
-<details class="help"><summary>What can be searched for</summary><p>Words that are in the id, the step, the error or an argument: <kbd>adam</kbd>. Arguments and results by name: <kbd>hidden=64</kbd>
-<kbd>optimizer!=sgd</kbd> <kbd>score&gt;0.9</kbd> <kbd>seconds&lt;=60</kbd> <kbd>started&gt;=2026-11-20</kbd>. Quotes keep what has spaces together: <kbd>"out of memory"</kbd>. All words must fit.
-<kbd>/</kbd> goes to the search. The address of this page keeps what is shown.</p></details>
-<p id="count" role="status" aria-live="polite"></p>
-<div class="wide"><table class="runs" role="table" aria-describedby="count"><thead role="rowgroup"><tr id="head" role="row"></tr></thead><tbody id="rows" role="rowgroup"></tbody></table></div>
-<div id="pager"><button id="before" type="button">Previous</button><span id="where"></span><button id="after" type="button">Next</button></div>
-</section>
-<noscript><p>The list needs JavaScript. The page of each run, in the folder <code>runs</code>, does not.</p></noscript>
-"""
-
-
 def list_page(
     name: str,  # of the project
     data: Mapping[str, Any],  # as `columns_of` returns it
@@ -331,7 +100,7 @@ def list_page(
 ) -> str:
     """Return the page with the list of runs."""
     inside = dump(data, sort=False).replace("<", "\\u003c")  # so that no text can end the element
-    return document(f"{name}: runs", f'{head}{_SHELL}<script type="application/json" id="data">{inside}</script>', sheet="board.css", script=_SCRIPT)
+    return document(f"{name}: runs", f'{head}{asset("board.html")}<script type="application/json" id="data">{inside}</script>', sheet="board.css", script=asset("board.js"))
 
 # %% ../nbs/72_board.ipynb #72-board-16
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -414,15 +183,6 @@ def _curve(name: str, values: list[float]) -> str:
 
 # %% ../nbs/72_board.ipynb #72-board-21
 LARGEST_NOTEBOOK = 5_000_000  # bytes; a larger one is linked
-_NOTEBOOK_STYLE = """
-:root{color-scheme:light dark;--panel:#f5f6f8;--line:#d5dae0;--faint:#5c6570;--word:#8b2252;--text:#18633a}
-@media(prefers-color-scheme:dark){:root{--panel:#1e2329;--line:#363d47;--faint:#9aa4b0;--word:#f29bc0;--text:#8fd6a3}body{background:#15181c;color:#e4e7eb}}
-body{font:15px/1.5 system-ui,sans-serif;margin:1rem;overflow-wrap:anywhere}pre{margin:0;padding:.5rem .7rem;overflow-x:auto;font-size:13px;line-height:1.4}
-.highlight,.jp-InputArea-editor{background:var(--panel);border-radius:4px}.jp-InputPrompt,.jp-OutputPrompt,.anchor-link,.prompt{color:var(--faint);font-size:11px;text-decoration:none}
-img,svg{max-width:100%;height:auto;background:#fff}table{border-collapse:collapse;font-size:13px}td,th{padding:.15rem .6rem;border-bottom:1px solid var(--line);text-align:right}
-.k,.kn,.kc,.ow,.nb{color:var(--word)}.s1,.s2,.sd,.sa,.si{color:var(--text)}.c1,.ch,.cm{color:var(--faint)}.jp-Cell,.cell{margin:.8rem 0}
-"""
-
 
 _TAGS = {
     *("a", "b", "blockquote", "br", "caption", "code", "dd", "del", "details", "div", "dl", "dt", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img", "kbd", "li", "ol"),
@@ -460,7 +220,7 @@ def _shown_notebook(file: Path) -> str | None:
             body, _ = exporter.from_filename(str(file))
     except Exception:  # a notebook of another time, or none at all: then the link is what there is
         return None
-    head = f'<meta http-equiv="Content-Security-Policy" content="{ALLOWED}"><style>{_NOTEBOOK_STYLE}</style>'
+    head = f'<meta http-equiv="Content-Security-Policy" content="{ALLOWED}"><style>{asset("notebook.css")}</style>'
     return f'<iframe class="notebook" sandbox="" loading="lazy" title="executed notebook" srcdoc="{escape(head + body)}"></iframe>'
 
 # %% ../nbs/72_board.ipynb #72-board-22
@@ -736,7 +496,7 @@ def write_board(
         writer.put(f"comparisons/{name}", f"{file.stat().st_mtime_ns} {moment}", partial(_without, file.read_text, encoding="utf-8"))
     members = {id: sweep.id for sweep in reversed(searched) for id in _ids(sweep)}
     head = f"{_nav('Runs', sections)}<h1>{_text(settings.root.name)}</h1>" + (f'<ul class="cards" aria-label="Pipelines">{"".join(map(_card, lines))}</ul>' if lines else "")
-    pages = {"board.css": STYLE + _STYLE, "index.html": list_page(settings.root.name, columns_of(found, members), head)}
+    pages = {"board.css": asset("page.css") + asset("board.css"), "index.html": list_page(settings.root.name, columns_of(found, members), head)}
     pages |= {"pipelines.html": _pipelines_page(lines, sections)} if lines else {}
     pages |= {"sweeps.html": _sweeps_page(searched, sections)} if searched else {}
     pages |= {"comparisons.html": _comparisons_page(compared, sections)} if compared else {}

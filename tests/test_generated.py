@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def test_generating_again_changes_nothing(again):
     here, there = ({name: file.read_bytes() for name, file in files_of(root).items()} for root in (ROOT, again))
     changed = [name for name in sorted(here.keys() | there.keys()) if here.get(name) != there.get(name)]
     assert not changed, f"`make generate` changes {', '.join(changed)}"
+
+
+def test_a_wheel_holds_the_whole_package(again, tmp_path):
+    """What `pip install` from git puts into place is every file of mlops_nb/, the style sheets and the script of pages too."""
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, again], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        held = {name for name in packed.namelist() if name.startswith("mlops_nb/")}
+    assert held == {name for name in files_of(ROOT) if name.startswith("mlops_nb/")}
 
 
 def test_cleaning_keeps_the_parameters_of_every_template(again):
