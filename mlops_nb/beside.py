@@ -19,6 +19,7 @@ from typing import Any
 
 from .cells import CellDifference, NotebookDifference, OutputDifference
 from .difference import Difference, is_table_value, worst
+from .picture import embed
 from .plain import dump
 from .reproduce import Reproduction
 from .result import SCRAP
@@ -239,7 +240,7 @@ def _output(output: OutputDifference) -> str:
     sides = [*_shown(output)]
     if output.likeness is not None and output.likeness.difference:
         caption = f"difference; likeness {output.likeness.mean:.4f} on average, {output.likeness.least:.3f} where least"
-        sides.append(f"<figure><figcaption>{caption}</figcaption>{_image(output.likeness.difference, 'image/png', caption)}</figure>")
+        sides.append(f"<figure><figcaption>{caption}</figcaption>{embed(output.likeness.difference, 'image/png', caption)}</figure>")
     return f'<section>{heading}<div class="sides">{"".join(sides)}</div></section>'
 
 
@@ -266,9 +267,9 @@ def _side(title: str, source: str | None) -> str:
 def _content(kind: str, value: Any, other: Any) -> str:
     """Return one output as HTML that is safe; where it differs from the other is marked."""
     if isinstance(value, bytes):
-        return _image(value, kind, "") if kind in ("image/png", "image/jpeg", "image/gif") else f"<p>{len(value):,} bytes</p>"
+        return embed(value, kind) if kind in ("image/png", "image/jpeg", "image/gif") else f"<p>{len(value):,} bytes</p>"
     if kind == "image/svg+xml":
-        return _image(value.encode(), kind, "")
+        return embed(value.encode(), kind)
     if kind == "text/html":
         return _frame(value)
     if is_table_value(value):
@@ -276,10 +277,6 @@ def _content(kind: str, value: Any, other: Any) -> str:
     text = value if isinstance(value, str) else dump(value, indent=1, sort=False)
     beside = other if isinstance(other, str) or other is None else dump(other, indent=1, sort=False)
     return f"<pre>{_marked(text, beside)}</pre>"
-
-
-def _image(data: bytes, kind: str, title: str) -> str:
-    return f'<img alt="{_text(title or kind)}" src="data:{kind};base64,{b64encode(data).decode()}">'
 
 
 def _frame(source: str) -> str:

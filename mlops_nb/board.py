@@ -28,6 +28,7 @@ from .digest import digest_bytes
 from .errors import BadArgument, BadStore, MlopsError, UnknownRun
 from .graph import as_svg, pipelines, read_graph
 from .key import why
+from .picture import embed
 from .plain import dump, is_number, load
 from .record import Run, read_record, runs_in
 from .result import is_table
@@ -408,8 +409,6 @@ def _ids(sweep: Sweep) -> list[str]:
 
 
 def _sweeps_page(found: Iterable[Sweep], sections: Iterable[str]) -> str:
-    from base64 import b64encode
-
     parts = [_nav("Sweeps", sections), "<h1>Sweeps</h1>"]
     for sweep in found:
         asked = {"q": f"sweep={sweep.id}", **({"sort": f"results.{sweep.objective}", **({"up": "1"} if sweep.direction == "minimize" else {})} if sweep.objective else {})}
@@ -422,7 +421,7 @@ def _sweeps_page(found: Iterable[Sweep], sections: Iterable[str]) -> str:
         ]
         file = sweep.folder / "slices.svg"
         drawn = file.read_bytes() if file.exists() else b""
-        picture = f'<img alt="each parameter against {_text(sweep.objective or "the first result")}" src="data:image/svg+xml;base64,{b64encode(drawn).decode()}">' if drawn else ""
+        picture = embed(drawn, "image/svg+xml", f"each parameter against {sweep.objective or 'the first result'}") if drawn else ""
         parts.append(f'<h2>{_text(sweep.id)}</h2>{_facts(facts)}<p><a href="index.html#{_text(urlencode(asked))}">its {len(_ids(sweep)):,} runs</a></p>{picture}')
     return document("sweeps", "\n".join(parts), sheet="board.css")
 

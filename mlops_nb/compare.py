@@ -12,7 +12,6 @@ __all__ = ['KINDS', 'MOST_TRIALS', 'MOST_CURVES', 'MOST_FIGURES', 'Side', 'read_
 import json
 import re
 import tempfile
-from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -30,6 +29,7 @@ from .drift import TableChange, compare_tables
 from .environment import normal_name
 from .errors import BadRevision, BadSettings, BadStore, UnknownRun
 from .graph import read_graph
+from .picture import embed
 from .plain import is_number
 from .publish import read_folder
 from .published import compare_keys
@@ -639,7 +639,7 @@ def figures_as_html(
 def _picture(title: str, kind: str, data: bytes, caption: str) -> str:
     shown_under = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     kind = kind if kind in ("image/png", "image/jpeg", "image/gif", "image/svg+xml") else "image/png"
-    return f'<figure>{shown_under}<img alt="{escape(title)}" style="max-width:100%" src="data:{kind};base64,{b64encode(data).decode()}"></figure>'
+    return f'<figure>{shown_under}{embed(data, kind, title)}</figure>'
 
 # %% ../nbs/60_compare.ipynb #60-compare-13c
 def _row(step: str, moved: Moved) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 from . import __version__
 from .environment import IMAGE_FILE, normal_name
 from .errors import BadImage, listed
+from .revision import git_says
 from .settings import read_settings, under
 from .store import write_whole
 
@@ -282,9 +283,8 @@ def mark_image(
 ) -> Path:
     """Write into an image what it is made from, for the runs in it; return the file."""
     settings = read_settings(root)
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=settings.root, capture_output=True, text=True)
     lock = hashlib.sha256((settings.root / settings.image["lock"]).read_bytes()).hexdigest()
-    about = {"environment": environment_digest(settings.root), "commit": done.stdout.strip() or None, "lock": lock, "mlops_nb": __version__}
+    about = {"environment": environment_digest(settings.root), "commit": git_says(settings.root, "rev-parse", "HEAD"), "lock": lock, "mlops_nb": __version__}
     file = Path(prefix) / IMAGE_FILE
     write_whole(file, json.dumps(about, indent=1) + "\n")
     return file

@@ -24,6 +24,7 @@ from .errors import BadArgument, ImageFailed, RunInterrupted
 from .image import FROM_CONDA, image_pins
 from .plain import dump
 from .record import now
+from .revision import git_says
 from .settings import Settings, read_settings, under
 from .store import write_whole
 
@@ -335,6 +336,6 @@ def shared_places(
     settings: Settings,
 ) -> list[Path]:
     """Return the folders that a container needs to see of a project: its repository, and where they lie elsewhere git's own folder and the store."""
-    done = subprocess.run(["git", "rev-parse", "--path-format=absolute", "--show-toplevel", "--git-common-dir"], cwd=settings.root, capture_output=True, text=True)
-    found = {path.resolve() for path in (settings.root, settings.store, *map(Path, done.stdout.splitlines() if done.returncode == 0 else ())) if path.is_dir()}
+    said = git_says(settings.root, "rev-parse", "--path-format=absolute", "--show-toplevel", "--git-common-dir") or ""
+    found = {path.resolve() for path in (settings.root, settings.store, *map(Path, said.splitlines())) if path.is_dir()}
     return sorted(path for path in found if not found & set(path.parents))

@@ -10,7 +10,6 @@ __all__ = ['Report', 'compared_with', 'make_report', 'metric_rows', 'result_rows
 import os
 import re
 import shlex
-import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
@@ -27,8 +26,9 @@ from .drift import TableChange
 from .errors import BadRevision, listed
 from .gate import Gate, arguments_at, seeds_of
 from .graph import read_graph
-from .links import binder_of
+from .links import FORGES, binder_of, plain_address
 from .plain import is_number
+from .revision import git_says
 from .scene import recorded_run
 from .settings import read_settings, under
 from .store import write_whole
@@ -119,21 +119,13 @@ def make_report(
 ) -> Report:
     """Return what the page and the comment are made from. Nothing is executed."""
     folder = read_settings(root).root
-    return Report(folder, pipeline, comparison, gate, _origin(folder), _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no") == "")
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return Report(folder, pipeline, comparison, gate, _origin(folder), git_says(folder, "rev-parse", "HEAD"), git_says(folder, "status", "--porcelain", "--untracked-files=no") == "")
 
 
 def _origin(folder: Path) -> str | None:
     """Return the page of the repository, without what a URL may hold besides, such as a token."""
-    found = re.fullmatch(r"(?:https://(?:[^@/]*@)?|git@|ssh://git@)(github\.com|gitlab\.com)[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?", _git(folder, "remote", "get-url", "origin") or "")
-    return f"https://{found[1]}/{found[2]}" if found else None
+    found = plain_address(git_says(folder, "remote", "get-url", "origin") or "")
+    return found if found and found.startswith(FORGES) else None
 
 # %% ../nbs/68_report.ipynb #68-report-06
 def metric_rows(

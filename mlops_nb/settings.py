@@ -67,7 +67,7 @@ OPTIONS = {
     "reproduce": {"pictures": "0.75"},
     "image": {
         "lock": "constraints.txt", "without": "", "apt": "git", "name": None, "examples": "",
-        "content": None, "environment": None, "binder": "https://mybinder.org",
+        "content": None, "environment": None, "binder": None,
     },
     "gate": {"against": "main", "seeds": "", "max_seeds": "20", "predictions": None, "truth": "class"},
 }

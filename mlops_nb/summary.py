@@ -8,8 +8,9 @@ __all__ = ['MOST_TRIALS', 'MOST_IN_COMMENT', 'Section', 'Summary', 'to_html', 't
 
 # %% ../nbs/71_summary.ipynb #71-summary-02
 import shlex
-from base64 import b64encode
+from base64 import b64decode
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from .beside import breakable, document, result_table
 from .compare import Comparison, as_html, is_curve, plain_text, shown_value
+from .picture import embed
 from .plain import dump, load
 from .record import Run, find_run
 from .report import write_pages
@@ -141,8 +143,8 @@ def _pictures(run: Run) -> list[Section]:
             data = output.get("data") or {}
             if "image/png" in data:
                 name = (output.get("metadata", {}).get("scrapbook") or {}).get("name") or "a picture of the notebook"
-                text = "".join(data["image/png"]).replace("\n", "")
-                found.append(f'<figure><figcaption>{escape(name)}</figcaption><img alt="{escape(name)}" src="data:image/png;base64,{escape(text)}"></figure>')
+                with suppress(ValueError):  # it is no picture
+                    found.append(f"<figure><figcaption>{escape(name)}</figcaption>{embed(b64decode(''.join(data['image/png'])), 'image/png', name)}</figure>")
     return [Section("Pictures", html=f"<div class=sides>{''.join(found[:12])}</div>")] if found else []
 
 
@@ -209,5 +211,5 @@ def _slices(sweep: Sweep) -> list[Section]:
         plot_slices(sweep).savefig(file, format="png", dpi=110)
     except (ImportError, BadArgument):
         return []
-    picture = f'<img alt="each parameter against {escape(str(sweep.objective or "the result"))}" src="data:image/png;base64,{b64encode(file.getvalue()).decode()}">'
+    picture = embed(file.getvalue(), "image/png", f"each parameter against {sweep.objective or 'the result'}")
     return [Section("Each parameter against the result", html=f"<figure>{picture}</figure>")]
