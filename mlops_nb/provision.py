@@ -12,7 +12,6 @@ __all__ = ['OWN', 'IDLE_S', 'OWN_PREFIXES', 'START_S', 'OUT_S', 'LOCK_S', 'MOST_
 import ast
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import importlib.util
@@ -33,9 +32,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from .warm import BOOT, Cold, receive, send
+from .warm import BOOT, Cold, locked, receive, send
 
 # %% ../nbs/07_provision.ipynb #07-provision-05
 def runtime_folder() -> Path:
@@ -287,25 +286,14 @@ def say(
 LOCK_S = 10.0  # that another process may take to start a server, which takes it 0.05 s
 
 
-def _locked(file: IO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _connect(address: Path, warmth: Warmth, lock: Path) -> socket.socket:
     """Return a connection to the server at `address`, which is started where nobody listens."""
     connection = _try(address)
     if connection is not None:
         return connection
     with open(lock, "a") as held:
-        ends_s = time.monotonic() + LOCK_S
-        while not _locked(held):
-            if time.monotonic() > ends_s:
-                raise Cold(f"another process has been starting its server for {LOCK_S:g} s; was it stopped in the middle?")
-            time.sleep(0.01)
+        if not locked(held, LOCK_S):
+            raise Cold(f"another process has been starting its server for {LOCK_S:g} s; was it stopped in the middle?")
         connection = _try(address)  # somebody else has started it meanwhile
         if connection is None:
             _start(address, warmth, lock)

@@ -482,9 +482,9 @@ def test_a_server_that_never_answers_costs_a_bounded_time(made, tmp_path, monkey
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         remote, said, run = Remote("s3://stars/team"), [], newest(made)
         started = time.monotonic()
-        for _ in range(5):
+        for _ in range(10):
             assert ask(remote, run, Store(tmp_path), said) is None
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 8
     assert len(said) == 1 and "no answer within 1 s" in said[0]
 
 

@@ -95,14 +95,18 @@ def test_two_who_start_at_once_start_one_server(tmp_path):
 
 
 def test_who_was_stopped_while_it_started_a_server_stops_nobody(tmp_path, monkeypatch):
-    """A process that holds the lock and stands still is waited for as long as a start may take; then kernels are cold. Afterwards they are forked again."""
+    """A process that holds the lock and stands still is waited for as long as a start may take; then kernels are cold. A server ends all the same."""
     monkeypatch.setattr("mlops_nb.provision.LOCK_S", 0.3)
+    child = forked(tmp_path)
+    (server,) = servers()
     held = (runtime_folder() / "lock").open("a")
     fcntl.flock(held, fcntl.LOCK_EX)
     with pytest.raises(Cold, match="another process has been starting its server"):
-        forked(tmp_path)
+        forked(tmp_path, imports=("decimal",))
+    stop_server(server["name"])
+    assert child.wait(30) == 0 and gone(server["pid"])
     held.close()
-    assert said(tmp_path, "print(1)") == "1"
+    assert said(tmp_path, "print(1)", imports=("decimal",)) == "1"
 
 
 def test_it_is_private(tmp_path):
@@ -219,7 +223,7 @@ def test_kill_9_of_any_of_the_three(tmp_path):
     child = forked(tmp_path, "time = __import__('time'); time.sleep(60)")
     os.kill(child.pid, signal.SIGKILL)
     began = time.monotonic()
-    assert child.wait(10) == -9 and time.monotonic() - began < 1
+    assert child.wait(10) == -9 and time.monotonic() - began < 5
 
     child = forked(tmp_path, "__import__('time').sleep(60)")
     child.close()
