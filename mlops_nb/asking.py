@@ -6,6 +6,7 @@
 __all__ = ['MOST_BEYOND', 'MOST_SCALARS', 'graph', 'status', 'why', 'compare', 'runs', 'show', 'results']
 
 # %% ../nbs/83_asking.ipynb #83-asking-02
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -166,13 +167,13 @@ def runs(
 
 # %% ../nbs/83_asking.ipynb #83-asking-10
 def show(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, a beginning of it, or a step: then its latest.")],
+    name: Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, a beginning of it, or a step: then the run by which it is fresh, or its latest.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole record as JSON.")] = False,
 ) -> None:
     """Show one run: how it ended, what went in, what came out, what ran it."""
-    from mlops_nb.record import find_run
+    from mlops_nb.status import named_run
 
-    found = find_run(name)
+    found = named_run(name, on_note=_note)
     if as_json:
         print_json(found.record)
         return
@@ -182,6 +183,10 @@ def show(
         from mlops_nb.step import explain
 
         print("\n" + explain(found, found.record))
+
+
+def _note(text: str) -> None:
+    print(f"mlops-nb: {text}.", file=sys.stderr)
 
 
 MOST_BEYOND = 5  # of what a run did beyond its contract
@@ -270,12 +275,16 @@ def _latest(name: str | None) -> list:
     """Return the run that is meant; of a pipeline, for each step the run whose outputs are laid out, or its latest that succeeded."""
     from mlops_nb.errors import UnknownRun
     from mlops_nb.graph import pipelines
-    from mlops_nb.record import find_run, runs
+    from mlops_nb.record import runs
     from mlops_nb.settings import read_settings
-    from mlops_nb.status import read_status
+    from mlops_nb.status import named_run, read_status
 
     if name is not None and name not in pipelines(read_settings()):
-        return [find_run(name)]
+        run = named_run(name, on_note=_note)
+        made = run if run.status == "succeeded" or name != run.step else next(iter(runs(step=name, status="succeeded", limit=1)), run)
+        if made is not run:
+            _note(f"the run {run.id} {run.status}; the results are those of the latest that succeeded, {made.id}")
+        return [made]
     found = []
     for one in read_status(name):
         latest = [one.run] if one.status == "fresh" else runs(step=one.step, status="succeeded", limit=1)

@@ -90,8 +90,8 @@ def find_hit(
             record = one.record
             for digest in [record["notebook"], *(file["digest"] for file in record["outputs"].values())]:
                 store.check_all(digest)
-        except BadStore:
-            continue  # an object is missing or damaged: it must run again
+        except (BadStore, KeyError, TypeError, AttributeError):
+            continue  # an object is missing or damaged, or the record is: it must run again
         return one
     return None
 

@@ -26,10 +26,11 @@ from .errors import BadArgument, BadPublication, MlopsError, NotReproducible, Ru
 from .execute import Progress
 from .plain import dump, load
 from .publish import Published, placeless, read_folder
-from .record import Run, find_run, now, runs
+from .record import Run, now, runs
 from .revision import last_change
 from .scene import Recorded, Scene, inputs_stayed, is_whole, lend_inputs, own_store, recorded_code, recorded_kernel, recorded_run, recorded_template
 from .settings import Settings, near, read_settings
+from .status import named_run
 from .step import run
 from .store import Store, copy_file, hide, in_use, write_whole
 from .text import Moment
@@ -79,7 +80,7 @@ class Reproduction:
 
 # %% ../nbs/49_reproduce.ipynb #49-reproduce-07
 def reproduce(
-    name: str,  # of a run: its id, a beginning of it, or a step, then its latest run that succeeded
+    name: str,  # of a run: its id, a beginning of it, or a step, then the run by which it is fresh, or its latest that succeeded
     *,
     root: Path | str = ".",  # the project, or anything in it
     here: bool = False,  # take the present environment, not the recorded one
@@ -98,11 +99,11 @@ def reproduce(
 
 
 def run_to_reproduce(
-    name: str,  # of a run: its id, a beginning of it, or a step, then its latest run that succeeded
+    name: str,  # of a run: its id, a beginning of it, or a step, then the run by which it is fresh, or its latest that succeeded
     root: Path | str = ".",  # the project, or anything in it
 ) -> Run:
     """Return the run that is meant. Raises `UnknownRun`, and `BadArgument` for one that did not succeed."""
-    found = find_run(name, root)
+    found = named_run(name, root)
     if found.status != "succeeded" and name == found.step:
         found = next(iter(runs(root, step=name, status="succeeded", limit=1)), found)
     if found.status != "succeeded":

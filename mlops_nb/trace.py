@@ -20,6 +20,7 @@ from .origin import Content, Records
 from .plain import load
 from .result import is_table
 from .settings import Settings, read_settings, under
+from .status import fresh_runs
 
 # %% ../nbs/65_trace.ipynb #65-trace-05
 @dataclass(frozen=True)
@@ -183,13 +184,13 @@ def _find_digest(start: str, records: Records) -> Found | None:
 
 
 def _run_named(name: str, records: Records) -> str:
-    """Return the id of the run that an id, a part of one, or a step means: of a step its latest that succeeded."""
+    """Return the id of the run that an id, a part of one, or a step means: of a step the one by which it is fresh, or its latest that succeeded."""
     ids = [id for id in records.records if id == name or id.startswith(name) or id.endswith(name)]
     if len(ids) == 1 or name in ids:
         return name if name in ids else ids[0]
     if len(ids) > 1:
         raise UnknownRun(f"{name!r} means {len(ids)} runs: {listed(ids, most=4)}. Give more of the id.")
-    made = [record["id"] for record in _newest_first(records) if record["step"] == name and record["status"] == "succeeded"]
+    made = [record["id"] for record in _likeliest_first(records) if record["step"] == name and record["status"] == "succeeded"]
     if not made:
         steps = sorted({record["step"] for record in records.records.values() if record["status"] == "succeeded"})
         raise UnknownRun(f"no run is called {name!r}, and no step of that name has succeeded; {listed(steps)} have.")
@@ -209,7 +210,7 @@ def _find_number(asked: str, records: Records) -> Found | None:
         return None
     decimals = len(asked.partition(".")[2])
     ids: dict[tuple[str, str], str] = {}
-    for record in _newest_first(records):
+    for record in _likeliest_first(records):
         for name, value in (record.get("results") or {}).items() if record["status"] == "succeeded" else ():
             if any(f"{number:.{decimals}f}" == asked for number in _numbers(value)):
                 ids.setdefault((record["step"], name), record["id"])
@@ -230,11 +231,11 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _find_name(asked: str, records: Records) -> Found:
-    """Return the result `name` or `step.name` of the latest run that succeeded and glued it; or else the run or the step of that name."""
+    """Return the result `name` or `step.name` of the run by which the step is fresh, or the latest that succeeded and glued it; or else the run or the step of that name."""
     dots = [match.start() for match in re.finditer(r"\.", asked)]
     forms = [("", asked), *((asked[:dot], asked[dot + 1 :]) for dot in dots)]
     ids: dict[tuple[str, str], str] = {}
-    for record in _newest_first(records):
+    for record in _likeliest_first(records):
         for step, name in forms:
             if record["status"] == "succeeded" and name in (record.get("results") or {}) and step in ("", record["step"]):
                 ids.setdefault((record["step"], name), record["id"])
@@ -258,8 +259,10 @@ def _find_name(asked: str, records: Records) -> Found:
     return f"the run {id}", (), None, None, id
 
 
-def _newest_first(records: Records) -> list[dict]:
-    return sorted(records.records.values(), key=lambda record: (record["started"], record["id"]), reverse=True)
+def _likeliest_first(records: Records) -> list[dict]:
+    """Return the records, first those of the runs by which steps are fresh, the newest first."""
+    fresh = {run.id for run in fresh_runs(records.root)}
+    return sorted(records.records.values(), key=lambda record: (record["id"] in fresh, record["started"], record["id"]), reverse=True)
 
 # %% ../nbs/65_trace.ipynb #65-trace-17
 WIDTH = 120  # characters: of the list of packages
