@@ -7,6 +7,7 @@ __all__ = ['ENGINE', 'NETWORK', 'NAME', 'TAG', 'app', 'COMMANDS', 'HIDDEN', 'pre
            'link']
 
 # %% ../nbs/79_imaging.ipynb #79-imaging-02
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +29,7 @@ def prepare(
     apart: Annotated[Path | None, typer.Option("--apart", metavar="FOLDER", help="Write it into a clone of the repository that has the environment alone.")] = None,
 ) -> None:
     """Write binder/ from the lock and environment.yml."""
-    from mlops_nb.image import write_binder
+    from mlops_nb.image import lacking, write_binder
 
     if apart is not None:
         _prepare_apart(apart, check)
@@ -39,6 +40,9 @@ def prepare(
         print(f"{', '.join(changed)}: not what the lock says. `mlops-nb image prepare` writes it.")
         raise typer.Exit(1)
     print(f"written: {', '.join(changed)}" if changed else "binder/ is what the lock says")
+    if missing := lacking():
+        lock = read_settings().image["lock"]
+        print(f"mlops-nb: {lock} does not have {listed(missing)}, which binder/postBuild calls, so the image cannot be built. Add a line for each: an exact version, or 'NAME @ git+https://HOST/OWNER/NAME@COMMIT'.", file=sys.stderr)
 
 
 def _prepare_apart(folder: Path, check: bool) -> None:

@@ -127,10 +127,24 @@ def test_any_project_can_be_prepared(other):
     assert (other / "binder/environment.yml").read_text() == text
 
 
+def test_a_plain_freeze_is_a_lock(other):
+    """Without headings, and with packages that are installed from a commit; what the image's own steps call, and nobody has pinned, is named."""
+    commit = "git+https://github.com/someone/mlops_nb@" + "0f" * 20
+    (other / "constraints.txt").write_text("six==1.17.0\npip==26.0\n")
+    done = command("image", "prepare", cwd=other)
+    assert done.returncode == 0 and "does not have 'ipykernel', 'mlops-nb'" in done.stderr, done.stderr
+    (other / "binder/environment.yml").write_text("dependencies:\n  - pip:\n" + "".join(f"      - {pin} --hash=sha256:{'ab' * 32}\n" for pin in ("six==1.17.0", "ipykernel==7.1.0")))
+    (other / "constraints.txt").write_text(f"six==1.17.0\npip==26.0\nipykernel==7.1.0\nmlops_nb @ {commit}\n")
+    done = command("image", "prepare", cwd=other)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert f"pip install --no-cache-dir --no-deps 'mlops_nb @ {commit}'\n" in (other / "binder/postBuild").read_text()
+
+
 @pytest.mark.parametrize(
     "file, text, words",
     [
         ("constraints.txt", "six>=1\n", ["constraints.txt", "six>=1", "exact version"]),
+        ("constraints.txt", "six==1.17.0+cpu\n", ["six==1.17.0+cpu", "every machine"]),
         ("constraints.txt", "# Resolved for Python 3.12.1\nsix==1.17.0\n", ["3.11", "3.12"]),
         ("constraints.txt", "# Resolved for Python 3.11.1\n", ["names no package"]),
         ("constraints.txt", None, ["constraints.txt", "cannot be read"]),
@@ -183,9 +197,10 @@ def test_a_run_keeps_the_image_that_it_was_told(other):
     assert "image" not in command("show", "fit", cwd=other).stdout
     done = command("run", "nbs/pipelines/stars/10_fit.ipynb", "-p", "seed=1", cwd=other, MLOPS_NB_IMAGE=told)
     assert done.returncode == 0, done.stderr
-    shown = json.loads(command("show", "fit", "--json", cwd=other).stdout)
+    latest = command("runs", "--limit", "1", "--json", cwd=other).stdout
+    shown = json.loads(command("show", json.loads(latest)[0]["id"], "--json", cwd=other).stdout)
     assert shown["image"] == {"name": "ghcr.io/someone/stars", "digest": "sha256:" + "0f" * 32}
-    assert told in command("show", "fit", cwd=other).stdout
+    assert told in command("show", shown["id"], cwd=other).stdout
 
 
 def test_a_verdict_that_is_cut_off_is_none(tmp_path):
