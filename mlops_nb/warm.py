@@ -359,6 +359,12 @@ class Server:
         self.kept: set[int] = set()  # children that outlive their connection, by pidfd
         self.forked, self.idle_since = 0, time.time()
 
+    def sign(self) -> None:
+        """Write the number of this process beside its socket, for who has to deal with it while it does not answer."""
+        self.signed = self.listener.getsockname().rpartition(".")[0] + ".pid"
+        with open(self.signed, "w") as file:
+            file.write(str(os.getpid()))
+
     def prepare(self) -> None:
         """Import and prepare; leave in `cold` why nothing can be forked, if so."""
         output, pipe = os.pipe()
@@ -598,8 +604,9 @@ class Server:
                 return False
             if not self.leaving:
                 address = self.listener.getsockname()
-                if os.path.exists(address):
-                    os.unlink(address)
+                for file in (address, self.signed):
+                    if os.path.exists(file):
+                        os.unlink(file)
                 with contextlib.suppress(OSError):
                     os.rmdir(self.folder)
                 self.poll.unregister(self.listener)
@@ -693,8 +700,10 @@ def begin(
         content = json.load(file)
     sys.argv[:] = [""]
     server = Server(socket.socket(fileno=listener), content, lock)
+    server.sign()
     server.prepare()
     server.settle()
+    server.sign()
     return server.run()
 
 # %% ../nbs/06_warm.ipynb #06-warm-25

@@ -1,5 +1,6 @@
 """The life of warm servers: who shares one, when it ends, and when a kernel is cold instead."""
 
+import asyncio
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from making import short_folder
 
-from mlops_nb.provision import Cold, Forked, Warmth, fork, imports_of, runtime_folder, servers, stop_server
+from mlops_nb.provision import Cold, Forked, Warmth, ended, fork, imports_of, runtime_folder, servers, stop_server
 
 pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="kernels are forked on Linux alone"), pytest.mark.timeout(120)]
 
@@ -73,6 +74,12 @@ def is_there(pid: int) -> bool:
         return False
 
 
+def until(question, within_s: float = 10) -> None:
+    end = time.monotonic() + within_s
+    while not question() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
 def gone(pid: int, within_s: float = 5) -> bool:
     end = time.monotonic() + within_s
     while is_there(pid) and time.monotonic() < end:
@@ -107,6 +114,21 @@ def test_who_was_stopped_while_it_started_a_server_stops_nobody(tmp_path, monkey
     assert child.wait(30) == 0 and gone(server["pid"])
     held.close()
     assert said(tmp_path, "print(1)", imports=("decimal",)) == "1"
+
+
+def test_a_child_can_be_ended_although_its_server_was_stopped(tmp_path):
+    """It hears signals and is killed at once; who asks the server for another one is told, and not kept waiting; and `stop_server` ends the server."""
+    child, (server,) = forked(tmp_path, "time = __import__('time'); time.sleep(60)"), servers()
+    os.kill(server["pid"], signal.SIGSTOP)
+    until(lambda: Path(f"/proc/{server['pid']}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    began = time.monotonic()
+    with pytest.raises(Cold, match=f"its server, the process {server['pid']}, was stopped"):
+        forked(tmp_path)
+    child.kill()
+    assert child.wait(10) == -9 and asyncio.run(ended(child)) == -9 and time.monotonic() - began < 10
+    assert [one["cold"] for one in servers()] == ["it was stopped"]
+    assert stop_server(server["name"]) and gone(server["pid"])
+    assert forked(tmp_path).wait(30) == 0
 
 
 def test_it_is_private(tmp_path):
@@ -229,9 +251,10 @@ def test_kill_9_of_any_of_the_three(tmp_path):
     child.close()
     assert gone(child.pid)
 
-    child = forked(tmp_path, "__import__('time').sleep(60)")
+    child = forked(tmp_path, f"import subprocess, time; open({str(tmp_path / 'more')!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid)); time.sleep(60)")
+    until(lambda: (tmp_path / "more").exists() and (tmp_path / "more").read_text())
     os.kill(servers()[0]["pid"], signal.SIGKILL)
-    assert child.wait(10) == -9 and gone(child.pid)
+    assert child.wait(10) == -9 and gone(child.pid) and gone(int((tmp_path / "more").read_text())), "and what it had started"
     assert forked(tmp_path).wait(30) == 0
 
 
