@@ -1401,6 +1401,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mlops_nb.shell.Shell._join': ('shell.html#shell._join', 'mlops_nb/shell.py'),
                                 'mlops_nb.shell.Shell._leave': ('shell.html#shell._leave', 'mlops_nb/shell.py'),
                                 'mlops_nb.shell.Shell._said': ('shell.html#shell._said', 'mlops_nb/shell.py'),
+                                'mlops_nb.shell.Shell._said_in': ('shell.html#shell._said_in', 'mlops_nb/shell.py'),
                                 'mlops_nb.shell.Shell._see_end': ('shell.html#shell._see_end', 'mlops_nb/shell.py'),
                                 'mlops_nb.shell.Shell.close': ('shell.html#shell.close', 'mlops_nb/shell.py'),
                                 'mlops_nb.shell.Shell.connect': ('shell.html#shell.connect', 'mlops_nb/shell.py'),

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from .errors import BadArgument, did_you_mean, listed
-from .plain import dump, load
+from .plain import dump, is_number, load
 from .space import Axis, Choices, draws, grid
 
 # %% ../nbs/56_search.ipynb #56-search-05
@@ -76,7 +76,8 @@ class Optuna:
         """Say what came of a trial, whether this search proposed it or an earlier one: `succeeded` with its value, `pruned`, or that it failed."""
         optuna = _optuna()
         states = {"succeeded": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
-        state = states.get(status, optuna.trial.TrialState.FAIL) if status != "succeeded" or value == value else optuna.trial.TrialState.FAIL
+        told = status != "succeeded" or (is_number(value) and value == value)  # else it is none, not-a-number, or text
+        state = states.get(status, optuna.trial.TrialState.FAIL) if told else optuna.trial.TrialState.FAIL
         value = value if state == states["succeeded"] else None
         trial = self._out.pop(number, None)
         if trial is None:
@@ -127,7 +128,7 @@ def _value(axis: Axis, chosen: Any) -> Any:
     """Return the value that a choice of Optuna's means."""
     if isinstance(axis, Choices):
         return load(chosen)
-    return min(axis.values, key=lambda value: abs(value - chosen)) if axis.values is not None and not axis.whole else chosen
+    return chosen if axis.whole or axis.values is None else min(axis.values, key=lambda value: abs(value - chosen))
 
 
 def _param(axis: Axis, value: Any) -> Any:

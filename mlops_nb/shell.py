@@ -739,8 +739,8 @@ class Shell:
     async def start(self) -> None:
         """Begin to start the process."""
         self._pair = socket.socketpair()
-        self._log = tempfile.NamedTemporaryFile(prefix="mlops-nb-", suffix=".log")  # noqa: SIM115 - closed with the process
-        self._start = asyncio.get_running_loop().run_in_executor(None, self.fork, self._pair[1].fileno(), Path(self._log.name))
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - without a name: what is said there may be a secret, and this process may be killed
+        self._start = asyncio.get_running_loop().run_in_executor(None, self.fork, self._pair[1].fileno(), self._said_in)
 
     async def connect(self, timeout_s: float) -> Any:
         """Wait until cells may come; return the client. Raises `RunError` where a kernel dies or stays silent."""
@@ -781,7 +781,11 @@ class Shell:
         self._ended.set()
 
     def _said(self) -> str:
-        return Path(self._log.name).read_text(errors="replace").strip()[-2000:]
+        return self._said_in.read_text(errors="replace").strip()[-2000:]
+
+    @property
+    def _said_in(self) -> Path:
+        return Path(f"/proc/self/fd/{self._log.fileno()}")
 
     async def _leave(self) -> None:
         """End the process at once, and close everything."""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from making import all_bytes, command, write_notebook
@@ -53,6 +54,21 @@ def test_a_secret_that_a_cell_lets_out(project, source):
     shown = command("show", "t", "--json", cwd=project)
     assert json.loads(shown.stdout)["arguments"]["token"] == "ARCHIVE_TOKEN" and VALUE not in shown.stdout
     assert b"***" in all_bytes(project / "runs"), "it was printed, and masked"
+
+
+def test_a_secret_is_in_no_file_when_the_command_is_killed(project, monkeypatch):
+    """What a cell has written past Python is kept until it is masked, and then nobody is there to remove it."""
+    (project / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(project / "tmp"))
+    write_notebook(project / "t.ipynb", "import os, time\nos.write(1, token.value.encode() + b'\\n'); os.system('echo $ARCHIVE_TOKEN')\nopen('said', 'w').close(); time.sleep(60)", parameters=PARAMETERS)
+    process = subprocess.Popen([sys.executable, "-m", "mlops_nb", "run", "t.ipynb"], cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ends_s = time.monotonic() + 60
+    while not list(project.rglob("said")) and time.monotonic() < ends_s:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.kill()
+    process.wait()
+    assert list(project.rglob("said")) and VALUE.encode() not in all_bytes(project)
 
 
 def test_it_is_masked_not_lost(project):

@@ -31,6 +31,7 @@ from mlops_nb.unused import find_unused
 PARAMETERS = """
 x: Annotated[float, Ge(-10), Le(10)] = 0.0
 width: int = 8
+wide: float = 0.0
 kind: Literal["tree", "forest"] = "tree"
 layers: list[int] = [8]
 note: str = ""
@@ -88,6 +89,8 @@ def test_a_space_is_read_with_the_contract_at_hand():
         ("x", "0..1:fast", "'fast'"),
         ("x", "0..", "low..high"),
         ("x", "nan,1", "x=nan"),
+        ("wide", "-1e308..1e308", "wider than the largest float"),
+        ("seed", f"0..{10**24}", "2 ** 53"),
         ("width", "1e-4..1e-2:log", "whole number"),
         ("width", "1..9:0.5", "whole step"),
         ("width", "8,,16", "whole number"),
@@ -103,6 +106,17 @@ def test_what_no_run_would_take_is_refused_with_what_was_wanted(name, text, said
     with pytest.raises(BadArgument) as refusal:
         parse_space(template_of(), {name: text})
     assert said in str(refusal.value) and name in str(refusal.value)
+
+
+def test_a_search_does_not_list_a_range_of_whole_numbers_and_takes_what_is_no_number_for_no_value():
+    """A thousand million values are as quick as ten; text, None and not-a-number are told and not learned from."""
+    _, search = search_in({"n": Range(0, 10**9)}, direction="maximize", trials=4)
+    began = time.monotonic()
+    for number, value in enumerate(["text", None, float("nan"), 1.0]):
+        setting = search.ask(number)
+        assert type(setting["n"]) is int
+        search.tell(number, setting, "succeeded", value, {})
+    assert time.monotonic() - began < 20
 
 
 def test_a_sweep_needs_a_contract():
