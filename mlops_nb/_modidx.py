@@ -1280,6 +1280,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mlops_nb.revision._patch': ('revision.html#_patch', 'mlops_nb/revision.py'),
                                    'mlops_nb.revision._top': ('revision.html#_top', 'mlops_nb/revision.py'),
                                    'mlops_nb.revision.commit_of': ('revision.html#commit_of', 'mlops_nb/revision.py'),
+                                   'mlops_nb.revision.committed_since': ('revision.html#committed_since', 'mlops_nb/revision.py'),
                                    'mlops_nb.revision.file_then': ('revision.html#file_then', 'mlops_nb/revision.py'),
                                    'mlops_nb.revision.git_says': ('revision.html#git_says', 'mlops_nb/revision.py'),
                                    'mlops_nb.revision.has_commit': ('revision.html#has_commit', 'mlops_nb/revision.py'),

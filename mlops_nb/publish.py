@@ -28,7 +28,7 @@ from .pipeline import checked_graph
 from .plain import dump, load
 from .record import Run
 from .result import read_results
-from .revision import tracked_files
+from .revision import committed_since, tracked_files
 from .settings import Settings, read_settings, under
 from .status import read_status
 from .store import Store, one_at_a_time, write_whole
@@ -137,7 +137,7 @@ class Publication:
     unchanged: tuple[str, ...]  # the same key and the same outputs as before
     removed: tuple[str, ...]  # of steps that are no longer there
     commit: str | None  # that the written ones ran at; None where nothing was written, or there is no git
-    uncommitted: tuple[str, ...]  # files that differed from it then
+    uncommitted: tuple[str, ...]  # files that differed from it then, and have not been committed since
     size_bytes: int  # of the folder's notebooks and records
 
 
@@ -173,7 +173,8 @@ def publish(
         _replace(folder, {f"{name}{ending}": text for name, pair in made.items() for ending, text in zip((".ipynb", ".json"), pair, strict=True)}, removed)
     revision = load(next(iter(made.values()))[1])["revision"] if made else {"commit": None, "changed": []}
     size_bytes = sum((folder / f"{name}{ending}").stat().st_size for name in names for ending in (".ipynb", ".json"))
-    return Publication(graph.pipeline, folder, tuple(made), tuple(unchanged), tuple(removed), revision["commit"], tuple(revision["changed"]), size_bytes)
+    changed = tuple(path for path in revision["changed"] if not committed_since(graph.root, revision["commit"], path))
+    return Publication(graph.pipeline, folder, tuple(made), tuple(unchanged), tuple(removed), revision["commit"], changed, size_bytes)
 
 # %% ../nbs/37_publish.ipynb #37-publish-09
 def _made(run: Run, step: Step, graph: Graph, settings: Settings) -> tuple[str, str]:

@@ -292,7 +292,7 @@ def _injected(template: Template, checked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _facts(settings: Settings, store: Store, secrets: Mapping[str, str], record: dict) -> dict:
     """Add to the record what takes a moment to find out, while the kernel starts: revision, environment, hardware."""
-    revision = read_revision(settings.root)
+    revision = read_revision(settings.root, settings.store)
     with in_use(settings.store):
         if revision is not None:
             patch = Mask(secrets).text(revision.patch.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")

@@ -461,6 +461,8 @@ def test_uncommitted_changes_are_told(project):
     published = publish(root=project)
     assert published.written == ("30_score",) and published.uncommitted == ("nbs/pipelines/stars/30_score.ipynb",)
     commit(project, "Score again")
+    assert publish(root=project, anew=True).uncommitted == (), "it has been committed since"
+    git(project, "checkout", "-q", "--", ".")
     git(project, "checkout", "-q", "--orphan", "squashed")
     commit(project, "All of it")
     assert found(project) == {}, "commits do not count"
@@ -471,7 +473,10 @@ def test_on_the_command_line(project):
     (project / "results/stars/30_score.json").unlink()
     done = command("publish", cwd=project)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("results/stars: 3 results, ")
-    assert done.stdout.splitlines()[1:5] == ["  written    30_score", "  unchanged  10_ingest", "  unchanged  20_fold", "They were made from uncommitted changes. Commit these together with the results:"]
+    assert done.stdout.splitlines()[1:] == ["  written    30_score", "  unchanged  10_ingest", "  unchanged  20_fold"], "what it was made from has been committed since"
+    (project / "results/stars/30_score.json").unlink()
+    (project / ".gitignore").write_text((project / ".gitignore").read_text() + "# edited\n")
+    assert command("publish", cwd=project).stdout.splitlines()[4:] == ["They were made from uncommitted changes. Commit these together with the results:", "  .gitignore"]
     done = json.loads(command("publish", "stars", "--json", cwd=project).stdout)
     assert done["folder"] == "results/stars" and done["unchanged"] == list(STEPS)
     refused = command("publish", "-p", "rate=0.1", cwd=project)
