@@ -1678,6 +1678,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_nb.summary._command': ('summary.html#_command', 'mlops_nb/summary.py'),
                                   'mlops_nb.summary._commands': ('summary.html#_commands', 'mlops_nb/summary.py'),
                                   'mlops_nb.summary._html_rows': ('summary.html#_html_rows', 'mlops_nb/summary.py'),
+                                  'mlops_nb.summary._options': ('summary.html#_options', 'mlops_nb/summary.py'),
                                   'mlops_nb.summary._pictures': ('summary.html#_pictures', 'mlops_nb/summary.py'),
                                   'mlops_nb.summary._record': ('summary.html#_record', 'mlops_nb/summary.py'),
                                   'mlops_nb.summary._slices': ('summary.html#_slices', 'mlops_nb/summary.py'),

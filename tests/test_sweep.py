@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from mlops_nb.result import read_results
 from mlops_nb.search import search_in
 from mlops_nb.space import Choices, Range, draws, grid, make_space, parse_space
 from mlops_nb.steps import read_steps
+from mlops_nb.summary import summary_of_sweep
 from mlops_nb.sweep import SweepWatch, run_sweep
 from mlops_nb.template import Template, read_template
 from mlops_nb.trials import Sweep, Trial, TrialRun, interval, plot_parallel, plot_slices, read_sweep, sweeps, verdict, write_plots
@@ -433,3 +435,20 @@ def test_what_too_few_runs_do_not_tell_apart_is_not_told_apart(tmp_path):
     assert "Not to be told from it: trial 2 (the interval of the differences, seed by seed, holds 0)." in said
     alone = verdict(sweep_of(tmp_path, {1.0: [0.9, 0.8]}))
     assert alone[0] == "1 of 1 trial: 1 succeeded." and len(alone) == 2
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("words", [
+    ["-p", "x=0..1", "-p", "rate=0.123456789", "-p", "seed=3,5", "--way", "random", "--search-seed", "7", "--trials", "2", "--maximize", "loss"],
+    ["-p", "x=0.123456789,1e-05", "-p", "fold=0,1", "--over", "fold", "-p", "note=a b $(c) 'd'"],
+    ["-p", "x=1,2", "-p", "seed=0,1", "--over", "nothing", "-p", "layers=[8,4]"],
+], ids=["random", "over", "not over seeds"])  # fmt: skip
+def test_the_command_of_a_report_finds_the_same_sweep_and_runs_nothing(tmp_path, words):
+    template = project_of(tmp_path, "glue('loss', x)", "x: float = 0.0\nrate: float = 0.5\nnote: str = ''\nlayers: list[int] = [8]\nfold: int = 0\nseed: int = 0")
+    root = template.parents[3]
+    assert command("sweep", template, *words, cwd=root).returncode == 0
+    [found], before = sweeps(root), len(runs(root))
+    [told, *_] = next(one.rows for one in summary_of_sweep(found, root).sections if one.title == "Have it again")[0]
+    done = command(*shlex.split(told)[1:], cwd=root)
+    assert done.returncode == 0 and "there already, nothing to do" in done.stderr, (told, done.stderr)
+    assert [one.id for one in sweeps(root)] == [found.id] and len(runs(root)) == before == 4
