@@ -1706,6 +1706,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mlops_nb.sweep._Conductor._save': ('sweep.html#_conductor._save', 'mlops_nb/sweep.py'),
                                 'mlops_nb.sweep._Conductor._set': ('sweep.html#_conductor._set', 'mlops_nb/sweep.py'),
                                 'mlops_nb.sweep._Conductor._steps': ('sweep.html#_conductor._steps', 'mlops_nb/sweep.py'),
+                                'mlops_nb.sweep._Conductor._stop': ('sweep.html#_conductor._stop', 'mlops_nb/sweep.py'),
                                 'mlops_nb.sweep._Conductor._tasks': ('sweep.html#_conductor._tasks', 'mlops_nb/sweep.py'),
                                 'mlops_nb.sweep._Conductor._there': ('sweep.html#_conductor._there', 'mlops_nb/sweep.py'),
                                 'mlops_nb.sweep._Conductor.run': ('sweep.html#_conductor.run', 'mlops_nb/sweep.py'),

@@ -452,3 +452,25 @@ def test_the_command_of_a_report_finds_the_same_sweep_and_runs_nothing(tmp_path,
     done = command(*shlex.split(told)[1:], cwd=root)
     assert done.returncode == 0 and "there already, nothing to do" in done.stderr, (told, done.stderr)
     assert [one.id for one in sweeps(root)] == [found.id] and len(runs(root)) == before == 4
+
+
+@pytest.mark.timeout(100)
+def test_a_result_that_no_run_glues_is_refused_where_all_runs_were_there_too(tmp_path):
+    """By each way in which a run is found: as one that another sweep made, and as a trial of the same sweep."""
+    template = project_of(tmp_path, BOWL)
+    run_sweep(template, {"x": [1.0, 3.0]}, minimize="loss", jobs=1)
+    for _ in range(2):
+        with pytest.raises(BadArgument, match="no result 'los'; it glued 'loss'"):
+            run_sweep(template, {"x": [1.0, 3.0]}, minimize="los", jobs=1)
+    assert len(runs(template)) == 2
+
+
+@pytest.mark.timeout(100)
+def test_what_runs_when_a_sweep_ends_itself_says_why_it_was_stopped(tmp_path):
+    """Nobody pressed Ctrl-C."""
+    template = project_of(tmp_path, "import time; time.sleep(60 if x > 1 else 3)\n" + BOWL)
+    began = time.monotonic()
+    with pytest.raises(BadArgument, match="no result 'f1'"):
+        run_sweep(template, {"x": [1.0, 2.0]}, maximize="f1", jobs=2)
+    assert time.monotonic() - began < 30
+    assert {run.status: run.error for run in runs(template)} == {"succeeded": None, "interrupted": "stopped: the sweep ended"}
