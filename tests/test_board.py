@@ -13,8 +13,8 @@ import pytest
 from making import cell, command, write_project
 
 from mlops_nb.board import write_board
-from mlops_nb.errors import BadArgument
-from mlops_nb.record import write_record
+from mlops_nb.errors import BadArgument, BadStore
+from mlops_nb.record import read_record, write_record
 
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="NO BROWSER: the board was not tested. Install one (Debian: apt install chromium), or say in CHROMIUM where it is.")
@@ -319,3 +319,35 @@ def test_a_secret_is_on_no_page(tmp_path):
     assert command("board", cwd=root).returncode == 0
     pages = [file.read_text() for file in (root / "board").rglob("*.html")]
     assert any("Bearer" in page for page in pages) and not any("hunter2" in page for page in pages)
+
+
+WRONG = {
+    "results": [None, [1], "text"], "error": ["text", 3], "seconds": ["x", True], "arguments": [None, []], "started": [None], "step": [None], "template": [None], "pipeline": [3],
+    "revision": ["x", {"commit": "a", "changed": "x"}], "environment": ["x"], "hardware": ["x", {"memory_bytes": "x"}], "inputs": [{"x": None}, {"x": {"path": "a", "digest": None}}, None], "key": ["x"],
+}  # fmt: skip
+
+
+def test_a_record_of_another_shape_is_damaged_and_hides_no_other(tmp_path):
+    """Valid JSON with a wrong type: what it is, and what it should be, is said; the board, the list and the other runs stand."""
+    wrong = [(name, value) for name, values in WRONG.items() for value in values]
+    root = write_runs(tmp_path, record(0), *[record(n, **{name: value}) for n, (name, value) in enumerate(wrong, 1)])
+    for n, (name, _) in enumerate(wrong, 1):
+        with pytest.raises(BadStore, match=f"is damaged: '{name}.*, and .* was expected"):
+            read_record(root / "runs", record(n)["id"])
+    assert write_board(root / "board", root).runs == len(wrong) + 1
+    page = (root / "board" / "runs" / f"{record(1)['id']}.html").read_text()
+    assert "is damaged: &#x27;results&#x27; is null, and an object was expected. Its outputs are still in the store." in page
+    listed = json.loads(command("runs", "--json", cwd=root).stdout)
+    assert sorted(one["status"] for one in listed) == ["damaged"] * len(wrong) + ["succeeded"]
+    for words in (["show", record(1)["id"]], ["report", record(1)["id"]], ["trace", record(1)["id"]], ["compare", record(0)["id"], record(1)["id"]]):
+        done = command(*words, cwd=root)
+        assert done.returncode == 2 and ("damaged" in done.stderr or words[0] == "trace") and "Traceback" not in done.stderr, (words, done)
+
+
+def test_a_result_that_only_looks_like_a_table_is_shown_as_it_is(tmp_path):
+    for n, table in enumerate((None, {"columns": ["a"], "rows": None}, {"columns": ["a"], "rows": [3]}, {"columns": ["a", "b"], "rows": [[1]]}, {"rows": []})):
+        root = write_runs(tmp_path, record(n, results={"odd": {"table": table}}))
+    assert write_board(root / "board", root).runs == 5
+    for n in range(5):
+        done = command("show", record(n)["id"], cwd=root)
+        assert done.returncode == 0 and "odd = " in done.stdout and command("results", record(n)["id"], cwd=root).returncode == 0, done
