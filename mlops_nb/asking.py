@@ -163,7 +163,9 @@ def runs(
     rows = []
     for one in found:
         rows.append((one.id, one.status, "" if one.seconds is None else duration(one.seconds), one.error or numbers(one)))
-    print_table(("run", "status", "took", "results"), rows, "no runs yet; `mlops-nb run` makes some")
+    filtered = any(one is not None for one in (status, step, pipeline))
+    empty = f"no run {'has this status' if step is pipeline is None else 'is like that'}" if filtered and not rows and read_runs(limit=1) else "no runs yet; `mlops-nb run` makes some"
+    print_table(("run", "status", "took", "results"), rows, empty)
 
 # %% ../nbs/83_asking.ipynb #83-asking-10
 def show(
@@ -216,7 +218,7 @@ def _facts(run: Any, record: dict) -> Iterable[tuple[str, str]]:
             yield "undeclared", f"and {len(beyond) - MOST_BEYOND} more: mlops-nb check --strict {run.step}"
     revision = record.get("revision")
     if revision:
-        changed = f", and {len(revision['changed'])} changed files" if revision["changed"] else ", nothing changed"
+        changed = f", and {len(revision['changed'])} changed file{'' if len(revision['changed']) == 1 else 's'}" if revision["changed"] else ", nothing changed"
         yield "commit", (revision["commit"] or "none yet") + changed
     if record.get("environment"):
         yield "python", f"{record['environment']['python']}, packages {record['environment']['digest'][:12]}…"

@@ -159,7 +159,7 @@ def _where(record: Any) -> str:
     """Say on which machine, in which environment and from which commit a run took place."""
     machine, python, revision = record.get("hardware") or {}, (record.get("environment") or {}).get("python"), record.get("revision") or {}
     said = [f"{machine.get('cores', '?')} × {machine.get('cpu', 'a processor')}", f"{(machine.get('memory_bytes') or 0) / 2**30:.0f} GiB", f"Python {python or '?'}"]
-    changed = f" and {len(revision['changed'])} changed files" if revision.get("changed") else ""
+    changed = f" and {len(revision['changed'])} changed file{'' if len(revision['changed']) == 1 else 's'}" if revision.get("changed") else ""
     return ", ".join([*said, f"commit {revision['commit'][:12]}{changed}" if revision.get("commit") else "no commit", str(record.get("id"))])
 
 # %% ../nbs/71_summary.ipynb #71-summary-11
