@@ -1104,6 +1104,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlops_nb.record._columns': ('record.html#_columns', 'mlops_nb/record.py'),
                                  'mlops_nb.record._file': ('record.html#_file', 'mlops_nb/record.py'),
                                  'mlops_nb.record._html': ('record.html#_html', 'mlops_nb/record.py'),
+                                 'mlops_nb.record._is_broken_table': ('record.html#_is_broken_table', 'mlops_nb/record.py'),
                                  'mlops_nb.record._machine': ('record.html#_machine', 'mlops_nb/record.py'),
                                  'mlops_nb.record._machine_id': ('record.html#_machine_id', 'mlops_nb/record.py'),
                                  'mlops_nb.record._misshapen': ('record.html#_misshapen', 'mlops_nb/record.py'),
