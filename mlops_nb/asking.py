@@ -17,7 +17,7 @@ from .environment import image_text
 from .errors import BadArgument, BadSettings, listed
 from .result import is_table
 from .settings import near, read_settings
-from .terminal import duration, numbers, pipeline_arguments, print_diff, print_json, print_table, short, split_arguments
+from .terminal import duration, numbers, pipeline_arguments, print_diff, print_json, print_table, short, split_arguments, visible
 
 # %% ../nbs/83_asking.ipynb #83-asking-05
 def graph(
@@ -52,7 +52,7 @@ def status(
     width = max(len(one.step) for one in found)
     for one in found:
         more = f" (and {len(one.reasons) - 1} more: mlops-nb why {one.step})" if len(one.reasons) > 1 else ""
-        print(f"{one.step:{width}}  {one.status:8}{one.reasons[0] + more if one.reasons else ''}".rstrip())
+        print(visible(f"{one.step:{width}}  {one.status:8}{one.reasons[0] + more if one.reasons else ''}".rstrip()))
 
 
 def why(
@@ -70,7 +70,7 @@ def why(
     [one] = [one for one in read_status(pipeline, pipeline_arguments(found, split_arguments(parameter or []))) if one.step == name]
     print(f"{one.step} is {one.status}" + (f", by the run {one.run.id}" if one.status == "fresh" else ""))
     for reason in one.reasons:
-        print(f"  {reason}")
+        print(visible(f"  {reason}"))
     if diff:
         _print_changes(one, found.step(step).template, found.root)
 
@@ -91,7 +91,7 @@ def _print_changes(one: Any, template: Any, root: Path) -> None:
         if change.diff:
             print_diff(change.diff)
         else:
-            print(f"{change.what}: {change.why}")
+            print(visible(f"{change.what}: {change.why}"))
 
 # %% ../nbs/83_asking.ipynb #83-asking-07c
 def compare(
@@ -125,9 +125,9 @@ def compare(
     if as_json:
         print_json(found.as_dict())
     elif markdown:
-        print(as_markdown(found), end="")
+        print(visible(as_markdown(found)), end="")
     else:
-        print(found)
+        print(visible(found))
         _print_notebooks(found) if notebooks else None
     if html is not None and not as_json and not markdown:
         print(f"\nside by side: {near(html.absolute())}")
@@ -138,7 +138,7 @@ def _print_notebooks(found: Any) -> None:
 
     try:
         for text in notebook_changes(found):
-            print(text)
+            print(visible(text, colours=True))
     except ImportError:
         raise BadSettings("the notebooks are compared by nbdime, which is not installed: pip install 'mlops-nb[report]'.") from None
 
@@ -163,7 +163,9 @@ def runs(
     rows = []
     for one in found:
         rows.append((one.id, one.status, "" if one.seconds is None else duration(one.seconds), one.error or numbers(one)))
-    print_table(("run", "status", "took", "results"), rows, "no runs yet; `mlops-nb run` makes some")
+    filtered = any(one is not None for one in (status, step, pipeline))
+    empty = f"no run {'has this status' if step is pipeline is None else 'is like that'}" if filtered and not rows and read_runs(limit=1) else "no runs yet; `mlops-nb run` makes some"
+    print_table(("run", "status", "took", "results"), rows, empty)
 
 # %% ../nbs/83_asking.ipynb #83-asking-10
 def show(
@@ -178,11 +180,11 @@ def show(
         print_json(found.record)
         return
     for title, text in _facts(found, found.record):
-        print(f"{title:12} {text}")
+        print(visible(f"{title:12} {text}"))
     if found.status not in ("succeeded", "running"):
         from mlops_nb.step import explain
 
-        print("\n" + explain(found, found.record))
+        print("\n" + visible(explain(found, found.record), colours=True))
 
 
 def _note(text: str) -> None:
@@ -216,7 +218,7 @@ def _facts(run: Any, record: dict) -> Iterable[tuple[str, str]]:
             yield "undeclared", f"and {len(beyond) - MOST_BEYOND} more: mlops-nb check --strict {run.step}"
     revision = record.get("revision")
     if revision:
-        changed = f", and {len(revision['changed'])} changed files" if revision["changed"] else ", nothing changed"
+        changed = f", and {len(revision['changed'])} changed file{'' if len(revision['changed']) == 1 else 's'}" if revision["changed"] else ", nothing changed"
         yield "commit", (revision["commit"] or "none yet") + changed
     if record.get("environment"):
         yield "python", f"{record['environment']['python']}, packages {record['environment']['digest'][:12]}…"
@@ -251,18 +253,18 @@ def _print_results(run: Any, everything: bool) -> None:
     """Print the scalars, then the tables, the short ones last, where they stay on the screen; then what is text."""
     scalars = [(key, short(value)) for key, value in run.results.items() if not isinstance(value, (list, dict, str))]
     tables = [(key, value["table"]) for key, value in run.results.items() if is_table(value)]
-    print(f"{run.step}  ({run.id})")
+    print(visible(f"{run.step}  ({run.id})"))
     if scalars:
         print_table(("result", "value"), scalars if everything else scalars[:MOST_SCALARS])
     if len(scalars) > MOST_SCALARS and not everything:
         print(f"and {len(scalars) - MOST_SCALARS} more: mlops-nb results {run.step} --all")
     for key, table in sorted(tables, key=lambda table: -len(table[1]["rows"])):
-        print(f"\n{key}")
+        print(visible(f"\n{key}"))
         columns = tuple(str(column).replace("_", " ") for column in table["columns"])  # so that headings can wrap
         print_table(columns, [tuple(_cell(cell) for cell in row) for row in table["rows"]])
     for key, value in run.results.items():
         if isinstance(value, str):
-            print(f"{key}: {value}")
+            print(visible(f"{key}: {value}"))
 
 
 def _cell(value: Any) -> str:

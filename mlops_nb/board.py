@@ -232,6 +232,7 @@ class _Maker:
     store: Store
     folder: Path  # of the board
     sections: tuple[str, ...]
+    notebooks: int  # of how many of the latest runs the executed notebook is shown
 
     def page(self, run: Run, before: Run | None, shown: bool) -> tuple[str, list[str]]:
         """Return the page of a run, and the digests of the environments that it links to."""
@@ -265,8 +266,9 @@ class _Maker:
         if not run.notebook.exists():
             return ""
         link = quote(Path(os.path.relpath(run.notebook, self.folder / "runs")).as_posix())
-        frame = _shown_notebook(run.notebook) if shown else None
-        return f'<h2>Executed notebook</h2><p><a href="{link}">{_text(run.notebook.name)}</a> <span class="faint">(the file, in the store)</span></p>{frame or ""}'
+        beyond = f'<p class="faint">not among the {self.notebooks} latest; <code>mlops-nb board --notebooks {max(100, 5 * self.notebooks)}</code> shows more</p>'
+        frame = (_shown_notebook(run.notebook) or "") if shown else beyond
+        return f'<h2>Executed notebook</h2><p><a href="{link}">{_text(run.notebook.name)}</a> <span class="faint">(the file, in the store)</span></p>{frame}'
 
 
 @lru_cache(maxsize=256)
@@ -286,7 +288,7 @@ def _about(run: Run, record: dict) -> Iterator[tuple[str, str]]:
     revision, environment, machine = (record.get(name) or {} for name in ("revision", "environment", "hardware"))
     if revision:
         changed = revision.get("changed") or []
-        more = f", and {len(changed)} changed files: {_text(', '.join(map(str, changed[:5])))}{' …' if len(changed) > 5 else ''}" if changed else ", nothing changed"
+        more = f", and {len(changed)} changed file{'' if len(changed) == 1 else 's'}: {_text(', '.join(map(str, changed[:5])))}{' …' if len(changed) > 5 else ''}" if changed else ", nothing changed"
         yield "commit", f"<code>{_text((revision.get('commit') or 'none yet')[:12])}</code>{more}"
     if environment.get("digest"):
         where = f"environments/{quote(environment['digest'])}.html"
@@ -431,14 +433,21 @@ LARGEST_REPORT = 20_000_000  # bytes
 
 
 def _find_reports(settings: Settings, reports: Path) -> dict[str, tuple[Path, str, str]]:
-    """Return file, title and time of each report, by the name of its copy; the last one first."""
-    found = []
-    for file in [*reports.glob("**/*.html"), *(settings.store / "reproductions").glob("*/*.html")]:
-        with open(file, encoding="utf-8", errors="replace") as opened:
-            ours = _OURS.match(opened.read(4000))
-        if ours and file.stat().st_size <= LARGEST_REPORT:
-            name = file.relative_to(reports if file.is_relative_to(reports) else settings.store)
-            found.append((file.stat().st_mtime, "-".join(name.parts), file, unescape(ours[1])))
+    """Return file, title and time of each report, by the name of its copy; the last one first. What is no file, or cannot be read, is left out."""
+    found, names = [], set()
+    for file in sorted([*reports.glob("**/*.html"), *(settings.store / "reproductions").glob("*/*.html")]):
+        try:
+            with open(file, encoding="utf-8", errors="replace") as opened:
+                ours, stood = _OURS.match(opened.read(4000)), file.stat()
+        except OSError:
+            continue
+        if ours and stood.st_size <= LARGEST_REPORT:
+            place = file.relative_to(reports if file.is_relative_to(reports) else settings.store)
+            name = "-".join(place.parts)
+            if name in names:  # a/b.html and a-b.html
+                name = f"{name.removesuffix('.html')}-{digest_bytes(place.as_posix().encode())[:8]}.html"
+            names.add(name)
+            found.append((stood.st_mtime, name, file, unescape(ours[1])))
     return {name: (file, title, _utc(moment)) for moment, name, file, title in sorted(found, reverse=True)}
 
 
@@ -486,7 +495,7 @@ def write_board(
     compared = _find_reports(settings, (settings.root / "report" if reports is None else Path(reports)).absolute())
     sections = tuple(name for name, there in (("Runs", True), ("Pipelines", lines), ("Sweeps", searched), ("Comparisons", compared)) if there)
     writer = _Writer(folder, known, digest_bytes(dump([_own(), sections]).encode()))
-    maker = _Maker(store, folder, sections)
+    maker = _Maker(store, folder, sections, notebooks)
     for run, stamp, before, shown in _to_show(found, settings.store, notebooks):
         writer.put(f"runs/{run.id}.html", stamp, partial(maker.page, run, before, shown))
     for digest in sorted(writer.environments):
@@ -526,7 +535,7 @@ def _to_show(found: Iterable[Run], store: Path, notebooks: int) -> Iterator[tupl
     for place in range(len(newest_first) - 1, -1, -1):
         run, shown = newest_first[place], place < notebooks
         before, file = last.get(run.template), times.get(run.id)
-        stamp = dump([file and file.st_mtime_ns, file and file.st_size, before and before.id, run.status, shown, run.notebook.exists()])
+        stamp = dump([file and file.st_mtime_ns, file and file.st_size, before and before.id, run.status, shown or notebooks, run.notebook.exists()])
         yield run, stamp, before, shown
         if run.status == "succeeded":
             last[run.template] = run

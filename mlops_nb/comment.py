@@ -27,7 +27,8 @@ MOST_JSON = 1_000_000  # bytes of report.json
 
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
 Word = Annotated[str, Field(max_length=MOST_WORD)]
-Name = Annotated[str, Field(max_length=MOST_WORD, pattern=r"^[\w-][\w. -]*(/[\w-][\w. -]*)*$")]  # of a file in the repository: no `..`, nothing hidden
+_PART = r"[^./\\\p{C}\p{Zl}\p{Zp}][^/\\\p{C}\p{Zl}\p{Zp}]*"  # no `..`, nothing hidden, no character that is not seen
+Name = Annotated[str, Field(max_length=MOST_WORD, pattern=rf"^{_PART}(/{_PART})*$")]  # of a file in the repository; escaped where it is written
 _FORM = ConfigDict(extra="forbid", strict=True)
 
 

@@ -16,6 +16,7 @@ import stat
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from ipaddress import ip_address
@@ -209,15 +210,19 @@ MEANS = {
 }
 
 
-def _refusal(forge: Forge, method: str, path: str, answer: Any) -> str:
+def _said(forge: Forge, answer: Any) -> str:
+    """Return what the forge says of its answer, without the token, cut to a length."""
     try:
         told = answer.json()
         said = told.get("message") or told.get("error") or "" if isinstance(told, dict) else ""
     except ValueError:
         said = ""
+    return f" It says: {brief(str(said).replace(forge.token, '…'), 200)}" if said else ""
+
+
+def _refusal(forge: Forge, method: str, path: str, answer: Any) -> str:
     means = MEANS.get(answer.status_code, "it is elsewhere; set the address of the API" if answer.is_redirect else "this was not expected")
-    told = f" It says: {brief(said, 200).replace(forge.token, '…')}" if said else ""
-    return f"{_host(forge.api)} answers {answer.status_code} to {method} {path}: {means}.{told}"
+    return f"{_host(forge.api)} answers {answer.status_code} to {method} {path}: {means}.{_said(forge, answer)}"
 
 
 def _host(url: str) -> str:
@@ -249,11 +254,15 @@ def listing(
     path: str,
     key: str | None = None,  # under which the answer holds the list
 ) -> Iterator[Any]:
-    """Yield each item of a list, of at most `MOST_PAGES` pages of 100."""
+    """Yield each item of a list of objects, of at most `MOST_PAGES` pages of 100. Raises `BadForge` where the answer is none."""
     for page in range(1, MOST_PAGES + 1):
         answer = ask(forge, "GET", f"{path}{'&' if '?' in path else '?'}per_page=100&page={page}")
         found = _json(answer)
-        yield from found[key] if key else found
+        found = found.get(key) if key and isinstance(found, dict) else None if key else found
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            said = _said(forge, answer)
+            raise BadForge(f"{_host(forge.api)} answers GET {path.partition('?')[0]} with no list{f' of {key}' if key else ''}; is this the address of its API?{said}")
+        yield from found
         if "next" not in answer.links and not answer.headers.get("X-Next-Page"):
             return
 
@@ -286,6 +295,21 @@ def _named(text: object, what: str, pattern: str) -> str:
     return text
 
 
+def _object(value: Any, what: str) -> dict:
+    if not isinstance(value, dict):
+        raise BadForge(f"the forge's {what} is missing, or not of the usual form.")
+    return value
+
+
+@contextmanager
+def _of_usual_form(what: str) -> Iterator[None]:
+    """Within this block, what the forge has answered may be taken for what it should be."""
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, ValueError):
+        raise BadForge(f"the forge's {what} is missing, or not of the usual form.") from None
+
+
 _COMMIT = r"[0-9a-f]{40}([0-9a-f]{24})?"
 _REPOSITORY = r"[\w.-]+/[\w.-]+"
 
@@ -302,25 +326,31 @@ def github_targets(
     if run.get("event") != "pull_request":
         raise Overtaken(f"the run was for {brief(run.get('event'), 40)}, not for a pull request")
     commit = _named(run.get("head_sha"), "commit", _COMMIT)
-    source = run.get("head_repository") or {}  # nothing where the fork was deleted
-    head = _named(source.get("full_name"), "head repository", _REPOSITORY)
+    if run.get("head_repository") is None:
+        raise Overtaken("the repository that the pull request comes from is gone")
+    head = _named(_object(run["head_repository"], "head repository").get("full_name"), "head repository", _REPOSITORY)
     branch = f"{head.partition('/')[0]}:{run.get('head_branch')}"
     pulls = listing(forge, f"/repos/{repository}/pulls?state=open&head={quote(branch, safe='')}")
-    found = [pull for pull in pulls if ((pull["head"].get("repo") or {}).get("full_name"), f"{head.partition('/')[0]}:{pull['head']['ref']}") == (head, branch)]
+    with _of_usual_form("list of pull requests"):
+        found = [pull for pull in pulls if ((pull["head"].get("repo") or {}).get("full_name"), f"{head.partition('/')[0]}:{pull['head']['ref']}") == (head, branch)]
+        found = [{**pull, "commit": pull["head"]["sha"], "number": int(pull["number"]), "page": pull["base"]["repo"].get("html_url")} for pull in found]
     if not found:
         raise Overtaken(f"no open pull request comes from {brief(branch)}")
-    if all(pull["head"]["sha"] != commit for pull in found):
+    if all(pull["commit"] != commit for pull in found):
         raise Overtaken(f"{commit[:7]} is no longer the last commit of {brief(branch)}")
-    page = check_address(_named(found[0]["base"]["repo"].get("html_url"), "address of the repository", r"https?://[\w.:-]+/[\w./-]+"))
+    page = check_address(_named(found[0]["page"], "address of the repository", r"https?://[\w.:-]+/[\w./-]+"))
     binder = binder_of(read_settings("."), f"{urlsplit(page).scheme}://{urlsplit(page).netloc}/{head}", commit, str(run.get("head_branch")))
     place = Place(page, "blob", commit, binder, f"{page}/actions/runs/{run['id']}")
-    return [Target(f"/repos/{repository}", int(pull["number"]), commit, place, run["id"]) for pull in found if pull["head"]["sha"] == commit]
+    return [Target(f"/repos/{repository}", pull["number"], commit, place, run["id"]) for pull in found if pull["commit"] == commit]
 
 
 def _event(file: str | None) -> dict:
     if not file or not Path(file).is_file():
         raise BadForge("GITHUB_EVENT_PATH names no file, so nobody can say which pull request a report is about; post from a workflow that `workflow_run` starts.")
-    event = json.loads(Path(file).read_text(encoding="utf-8"))
+    try:
+        event = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadForge(f"the file that GITHUB_EVENT_PATH names cannot be read as JSON ({type(error).__name__}), so nobody can say which pull request a report is about.") from None
     return event if isinstance(event, dict) else {}
 
 
@@ -331,11 +361,11 @@ def gitlab_targets(
     """Return the merge request that a pipeline was about. Raises `Overtaken` where it was for none, or for a commit that is no longer the last."""
     start = f"/projects/{_named(environment.get('CI_PROJECT_ID'), 'CI_PROJECT_ID', '[0-9]+')}"
     pipeline = _named(environment.get("REPORT_PIPELINE") or environment.get("CI_PIPELINE_ID"), "REPORT_PIPELINE", "[0-9]+")
-    found = _json(ask(forge, "GET", f"{start}/pipelines/{pipeline}"))
+    found = _object(_json(ask(forge, "GET", f"{start}/pipelines/{pipeline}")), "pipeline")
     ref = re.fullmatch(r"refs/merge-requests/([0-9]+)/head", str(found.get("ref")))
     if ref is None:
         raise Overtaken(f"pipeline {pipeline} was for {brief(found.get('ref'), 100)}, not for the commits of a merge request")
-    merge = _json(ask(forge, "GET", f"{start}/merge_requests/{ref[1]}"))
+    merge = _object(_json(ask(forge, "GET", f"{start}/merge_requests/{ref[1]}")), "merge request")
     commit = _named(found.get("sha"), "commit", _COMMIT)
     if merge.get("state") != "opened" or merge.get("sha") != commit:
         raise Overtaken(f"{commit[:7]} is no longer the last commit of an open merge request")
@@ -391,16 +421,24 @@ def write_comment(
 
 
 def _is_mine_on_github(forge: Forge) -> Callable[[dict], bool]:
-    answer = ask(forge, "GET", "/user", answers=(403,))  # the token of a workflow is nobody's, and may not ask who it is
-    login = "github-actions[bot]" if answer.status_code != 200 else _json(answer).get("login")
-    return lambda one: (one.get("user") or {}).get("login") == login
+    answer = ask(forge, "GET", "/user", answers=(403,))  # the token of a workflow, and of an app, is nobody's, and may not ask who it is
+    if answer.status_code != 200:
+        return _is_of_a_bot
+    login = _object(_json(answer), "answer to /user").get("login")
+    return lambda one: isinstance(one.get("user"), dict) and one["user"].get("login") == login
+
+
+def _is_of_a_bot(one: dict) -> bool:
+    """Say whether a bot wrote a comment; nobody may have a name that ends so, so a person's comment is never taken for ours."""
+    user = one.get("user")
+    return isinstance(user, dict) and user.get("type", "Bot") == "Bot" and str(user.get("login")).endswith("[bot]")
 
 
 def _is_mine_on_gitlab(forge: Forge) -> Callable[[dict], bool]:
     job = "JOB-TOKEN" in forge.header
-    user = _json(ask(forge, "GET", "/job" if job else "/user"))
-    number = (user.get("user") or {} if job else user).get("id")
-    return lambda one: (one.get("author") or {}).get("id") == number and not one.get("system")
+    user = _object(_json(ask(forge, "GET", "/job" if job else "/user")), "answer to who asks")
+    number = _object(user.get("user") if job else user, "answer to who asks").get("id")
+    return lambda one: isinstance(one.get("author"), dict) and one["author"].get("id") == number and not one.get("system")
 
 # %% ../nbs/69_post.ipynb #69-post-18
 ARTIFACT = "report"  # its name, and that of the job
@@ -439,15 +477,18 @@ def _uploaded_to_github(forge: Forge, target: Target) -> bytes | None:
     found = [one for one in listing(forge, f"{target.repository}/actions/runs/{target.run}/artifacts", "artifacts") if one.get("name") == ARTIFACT and not one.get("expired")]
     if not found:
         return None
-    last = max(found, key=lambda one: one["id"])
-    if last["size_in_bytes"] > MOST_ZIP:
-        raise BadReport(f"the uploaded report has {last['size_in_bytes']:,} bytes, and a report has {MOST_ZIP:,} at most; nothing is posted.")
-    return fetch(forge, f"{target.repository}/actions/artifacts/{last['id']}/zip")
+    with _of_usual_form("list of artifacts"):
+        number, size_bytes = max((int(one["id"]), int(one["size_in_bytes"])) for one in found)
+    if size_bytes > MOST_ZIP:
+        raise BadReport(f"the uploaded report has {size_bytes:,} bytes, and a report has {MOST_ZIP:,} at most; nothing is posted.")
+    return fetch(forge, f"{target.repository}/actions/artifacts/{number}/zip")
 
 
 def _uploaded_to_gitlab(forge: Forge, target: Target) -> bytes | None:
     jobs = [one for one in listing(forge, f"{target.repository}/pipelines/{target.run}/jobs") if one.get("name") == ARTIFACT and one.get("artifacts_file")]
-    return fetch(forge, f"{target.repository}/jobs/{max(one['id'] for one in jobs)}/artifacts") if jobs else None
+    with _of_usual_form("list of jobs"):
+        number = max(int(one["id"]) for one in jobs) if jobs else None
+    return fetch(forge, f"{target.repository}/jobs/{number}/artifacts") if number is not None else None
 
 # %% ../nbs/69_post.ipynb #69-post-20
 UPLOADED = "uploaded"

@@ -87,7 +87,57 @@ def parse_record(
         raise BadStore(f"the record of run {id} is of version {version}, and this mlops_nb reads up to {FORMAT}: upgrade mlops_nb.")
     if status not in STATUSES:
         raise BadStore(f"the record of run {id} is damaged: its status is {status!r}, which is none of {listed(STATUSES)}.")
+    wrong = _misshapen(record)
+    if wrong:
+        raise BadStore(f"the record of run {id} is damaged: {wrong}. Its outputs are still in the store.")
     return record
+
+
+_FILES = ("inputs", "outputs")
+_KINDS: dict[str, Any] = {"an object": dict, "a list": list, "text": str, "a number": (int, float)}  # a kind with " or null" is that, or nothing
+_SHAPE = {  # of what may be there; whatever else a record holds is not looked at
+    **dict.fromkeys(("template", "step", "started"), "text"), **dict.fromkeys(("pipeline", "notebook"), "text or null"), "seconds": "a number or null", "given": "a list or null",
+    **dict.fromkeys(("arguments", "results", *_FILES, "replaced"), "an object"), **dict.fromkeys(("key", "error", "revision", "environment", "hardware", "process"), "an object or null"),
+    **dict.fromkeys(("key.digest", "key.parts", "error.message", "revision.commit", "environment.digest", "environment.python"), "text or null"),
+    "revision.changed": "a list", "hardware.devices": "a list or null", "hardware.memory_bytes": "a number or null",
+}  # fmt: skip
+_SHAPE_OF_PROCESS = {"host": "text", "boot": "text", "namespace": "text", "pid": "a number", "started": "a number"}  # of a run that goes on
+_SHAPE_OF_FILE = {"path": "text", "digest": "text"}
+
+
+def _misshapen(record: dict) -> str:
+    """Return what in a record is of another kind than was expected, and which; nothing where all is as it should be."""
+    shape = dict(_SHAPE)
+    if record["status"] == "running":
+        shape |= {"process": "an object", **{f"process.{name}": kind for name, kind in _SHAPE_OF_PROCESS.items()}}
+    for place, kind in shape.items():
+        outer, _, inner = place.partition(".")
+        held = record.get(outer) if inner else record
+        if isinstance(held, dict) and (inner or outer) in held and (said := _unlike(held[inner or outer], kind)):
+            return f"{place!r} is {said}"
+    for files in _FILES:
+        for name, file in record.get(files, {}).items():
+            found = {"": (file, "an object")} if not isinstance(file, dict) else {f".{part}": (file.get(part), kind) for part, kind in _SHAPE_OF_FILE.items()}
+            for part, (value, kind) in found.items():
+                if said := _unlike(value, kind):
+                    return f"{f'{files}.{name}{part}'!r} is {said}"
+    return next((f"{f'results.{name}'!r} is no table, and one was expected" for name, value in record.get("results", {}).items() if _is_broken_table(value)), "")
+
+
+def _is_broken_table(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != {"table"}:
+        return False
+    table = value["table"]
+    columns, rows = (table.get("columns"), table.get("rows")) if isinstance(table, dict) else (None, None)
+    return not (isinstance(columns, list) and isinstance(rows, list) and all(isinstance(row, list) and len(row) == len(columns) for row in rows))
+
+
+def _unlike(value: Any, kind: str) -> str:
+    wanted = kind.removesuffix(" or null")
+    if (value is None and wanted != kind) or (isinstance(value, _KINDS[wanted]) and not isinstance(value, bool)):
+        return ""
+    named = "null" if value is None else "true or false" if isinstance(value, bool) else next((name for name, types in _KINDS.items() if isinstance(value, types)), type(value).__name__)
+    return f"{named}, and {wanted} was expected"
 
 
 def _file(store: Path, id: str) -> Path:

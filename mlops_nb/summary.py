@@ -23,6 +23,7 @@ from .plain import dump, load
 from .record import Run, find_run
 from .report import write_pages
 from .result import is_table
+from .space import Choices
 from .store import Store
 from .trials import Sweep, plot_slices, shown, table, verdict
 from .errors import BadArgument, MlopsError
@@ -158,7 +159,7 @@ def _where(record: Any) -> str:
     """Say on which machine, in which environment and from which commit a run took place."""
     machine, python, revision = record.get("hardware") or {}, (record.get("environment") or {}).get("python"), record.get("revision") or {}
     said = [f"{machine.get('cores', '?')} × {machine.get('cpu', 'a processor')}", f"{(machine.get('memory_bytes') or 0) / 2**30:.0f} GiB", f"Python {python or '?'}"]
-    changed = f" and {len(revision['changed'])} changed files" if revision.get("changed") else ""
+    changed = f" and {len(revision['changed'])} changed file{'' if len(revision['changed']) == 1 else 's'}" if revision.get("changed") else ""
     return ", ".join([*said, f"commit {revision['commit'][:12]}{changed}" if revision.get("commit") else "no commit", str(record.get("id"))])
 
 # %% ../nbs/71_summary.ipynb #71-summary-11
@@ -193,13 +194,27 @@ def _record(id: str | None, root: Path | str) -> dict:
 
 
 def _commands(sweep: Sweep) -> Iterable[str]:
-    words = [f"-p {shlex.quote(f'{name}={axis}')}" for name, axis in sweep.space.items()]
-    words += [f"-p {shlex.quote(f'{name}={shown(value)}')}" for name, value in sweep.fixed.items()]
-    aim = [f"--{sweep.direction} {shlex.quote(sweep.objective)}"] if sweep.objective else []
-    most = [f"--trials {sweep.wanted}"] if sweep.way != "grid" else []
-    yield " ".join(["mlops-nb sweep", shlex.quote(sweep.template), *words, *aim, *most])
+    if sweep.over is None or sweep.trials:  # else nobody knows what it repeats over
+        yield shlex.join(["mlops-nb", "sweep", sweep.template, *_options(sweep)])
     if sweep.best is not None and sweep.best.runs[0].id:
         yield f"mlops-nb reproduce {sweep.best.runs[0].id}"
+
+
+def _options(sweep: Sweep) -> Iterable[str]:
+    """Yield the words with which the same sweep is found again."""
+    given = {**sweep.space, **{name: value if isinstance(value, str) else dump(value) for name, value in sweep.fixed.items()}}
+    if sweep.over is not None:
+        given[sweep.over] = str(Choices(tuple(run.arguments[sweep.over] for run in sweep.trials[0].runs)))
+    for name, text in given.items():
+        yield from ("-p", f"{name}={text}")
+    if sweep.over not in (None, "seed") or (sweep.over is None and "seed" in sweep.space):
+        yield from ("--over", sweep.over or "nothing")
+    if sweep.objective is not None:
+        yield from (f"--{sweep.direction}", sweep.objective)
+    if sweep.way != "grid":
+        yield from ("--trials", str(sweep.wanted), "--way", sweep.way)
+    if sweep.way != "grid" and sweep.seed:
+        yield from ("--search-seed", str(sweep.seed))
 
 
 def _slices(sweep: Sweep) -> list[Section]:

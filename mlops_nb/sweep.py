@@ -9,13 +9,14 @@ __all__ = ['MOST_FAILURES', 'Plan', 'plan_of', 'key_of_run', 'name_of_sweep', 'S
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from .digest import digest_bytes
-from .errors import BadArgument, CellFailed, RunInterrupted, UnknownRun, listed
+from .errors import BadArgument, CellFailed, MlopsError, RunInterrupted, UnknownRun, listed
 from .files import find_inputs
 from .graph import step_of
 from .hit import find_hit, key_now, lay_out_outputs, relative_arguments, secrets_of, secrets_of_project
@@ -208,11 +209,25 @@ class _Conductor:
                     self._ended(self.pool.next())
             except KeyboardInterrupt:
                 self.interrupted = True
+            except MlopsError:
+                self._stop()
+                raise
             finally:
                 self._save()
         if self.interrupted:
             raise RunInterrupted(f"the sweep {self.sweep.id} was interrupted after {self.sweep.count('succeeded')} of {self.sweep.wanted} trials. The same command goes on with it.")
         return self.sweep
+
+    def _stop(self) -> None:
+        """The sweep ends by itself: what still runs ends with it, and its record says so."""
+        for name in self.out:
+            self.pool.stop(name, "interrupted", "stopped: the sweep ended")
+        with suppress(MlopsError, LookupError, KeyboardInterrupt):
+            while self.out:
+                done = self.pool.next()
+                number, index = self.out.pop(done.task.name)
+                if done.run is not None and done.error is None:
+                    self._set(number, index, _of_run(self.trials[number].runs[index], done.run))
 
     def _note(self) -> None:
         self.sweep = replace(self.sweep, trials=tuple(self.trials[number] for number in sorted(self.trials)), updated=now())
@@ -245,6 +260,7 @@ class _Conductor:
                 hit = self._there(run.arguments)
                 if hit is not None:
                     self._set(number, index, _of_run(run, hit))
+                    self._check_objective(self.trials[number].runs[index], hit)
                     continue
                 name = f"trial {number}" + (f" {self.plan.over}={self.plan.repeats[index]}" if self.plan.over else "")
                 self.out[name] = (number, index)
@@ -275,6 +291,8 @@ class _Conductor:
         if None in hits:
             return False
         self.trials[trial.number] = replace(trial, runs=tuple(_of_run(run, hit) for run, hit in zip(trial.runs, hits, strict=True)))
+        for run, hit in zip(self.trials[trial.number].runs, hits, strict=True):
+            self._check_objective(run, hit)
         return True
 
     def _progress(self, name: str, progress: Any) -> None:

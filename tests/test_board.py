@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from making import cell, command, write_project
 
+from mlops_nb.beside import document
 from mlops_nb.board import write_board
-from mlops_nb.errors import BadArgument
-from mlops_nb.record import write_record
+from mlops_nb.errors import BadArgument, BadStore
+from mlops_nb.record import read_record, write_record
 
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="NO BROWSER: the board was not tested. Install one (Debian: apt install chromium), or say in CHROMIUM where it is.")
@@ -319,3 +320,80 @@ def test_a_secret_is_on_no_page(tmp_path):
     assert command("board", cwd=root).returncode == 0
     pages = [file.read_text() for file in (root / "board").rglob("*.html")]
     assert any("Bearer" in page for page in pages) and not any("hunter2" in page for page in pages)
+
+
+WRONG = {
+    "results": [None, [1], "text"], "error": ["text", 3], "seconds": ["x", True], "arguments": [None, []], "started": [None], "step": [None], "template": [None], "pipeline": [3],
+    "revision": ["x", {"commit": "a", "changed": "x"}], "environment": ["x"], "hardware": ["x", {"memory_bytes": "x"}], "inputs": [{"x": None}, {"x": {"path": "a", "digest": None}}, None], "key": ["x"],
+}  # fmt: skip
+
+
+def test_a_record_of_another_shape_is_damaged_and_hides_no_other(tmp_path):
+    """Valid JSON with a wrong type: what it is, and what it should be, is said; the board, the list and the other runs stand."""
+    wrong = [(name, value) for name, values in WRONG.items() for value in values]
+    root = write_runs(tmp_path, record(0), *[record(n, **{name: value}) for n, (name, value) in enumerate(wrong, 1)])
+    for n, (name, _) in enumerate(wrong, 1):
+        with pytest.raises(BadStore, match=f"is damaged: '{name}.*, and .* was expected"):
+            read_record(root / "runs", record(n)["id"])
+    assert write_board(root / "board", root).runs == len(wrong) + 1
+    page = (root / "board" / "runs" / f"{record(1)['id']}.html").read_text()
+    assert "is damaged: &#x27;results&#x27; is null, and an object was expected. Its outputs are still in the store." in page
+    listed = json.loads(command("runs", "--json", cwd=root).stdout)
+    assert sorted(one["status"] for one in listed) == ["damaged"] * len(wrong) + ["succeeded"]
+    for words in (["show", record(1)["id"]], ["report", record(1)["id"]], ["trace", record(1)["id"]], ["compare", record(1)["id"], record(0)["id"]]):
+        done = command(*words, cwd=root)
+        assert done.returncode == 2 and ("damaged" in done.stderr or words[0] == "trace") and "Traceback" not in done.stderr, (words, done)
+
+
+def test_a_result_that_only_looks_like_a_table_is_damage(tmp_path):
+    for n, table in enumerate((None, {"columns": ["a"], "rows": None}, {"columns": ["a"], "rows": [3]}, {"columns": ["a", "b"], "rows": [[1]]}, {"rows": []})):
+        root = write_runs(tmp_path, record(n, results={"odd": {"table": table}}))
+    assert write_board(root / "board", root).runs == 5
+    for n in range(5):
+        done = command("show", record(n)["id"], cwd=root)
+        assert done.returncode == 2 and "is damaged: 'results.odd' is no table, and one was expected" in done.stderr, done
+
+
+def test_reports_whose_copies_would_have_one_name_are_both_there_and_what_is_no_file_stops_nothing(tmp_path):
+    root = write_runs(tmp_path, record(1))
+    for place in ("a/b/r.html", "a-b/r.html", "a/b-r.html"):
+        (root / "report" / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / "report" / place).write_text(document(place, "<p>what it says</p>"))
+    (root / "report" / "x.html").mkdir()
+    (root / "report" / "gone.html").symlink_to("nowhere.html")
+    for _ in range(2):
+        write_board(root / "board", root)
+        copies = sorted((root / "board" / "comparisons").iterdir())
+        assert len(copies) == 3 and copies[-1].name == "a-b-r.html"
+        assert sorted(file.read_text() for file in copies) == sorted(document(place, "<p>what it says</p>") for place in ("a/b/r.html", "a-b/r.html", "a/b-r.html"))
+        page = (root / "board" / "comparisons.html").read_text()
+        assert all(f'href="comparisons/{file.name}"' in page for file in copies)
+
+
+def test_a_run_says_why_its_notebook_is_not_shown_and_counts_files_as_one_does(tmp_path):
+    made = [record(n, revision={"commit": "ab" * 20, "changed": ["a.py"] * n, "branch": None, "patch": None, "left_out": []}) for n in (1, 2)]
+    root = write_runs(tmp_path, *made)
+    for one in made:
+        (root / "runs" / one["id"]).mkdir()
+        (root / "runs" / one["id"] / "20_train.ipynb").write_text('{"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": []}')
+    write_board(root / "board", root, notebooks=1)
+    first, second = ((root / "board" / "runs" / f"{one['id']}.html").read_text() for one in made)
+    assert "not among the 1 latest; <code>mlops-nb board --notebooks 100</code> shows more" in first and "iframe" not in first
+    assert "not among" not in second and "iframe" in second
+    assert "and 1 changed file: a.py" in first and "and 2 changed files: a.py, a.py" in second
+    write_board(root / "board", root, notebooks=0)
+    assert "not among the 0 latest" in (root / "board" / "runs" / f"{made[0]['id']}.html").read_text()
+    for n, one in enumerate(made, 1):
+        assert f"and {n} changed file{'s'[n < 2:]}\n" in command("show", one["id"], cwd=root).stdout
+    assert command("runs", "--status", "interrupted", cwd=root).stdout == "no run has this status\n"
+    assert command("runs", "--step", "fit", cwd=root).stdout == "no run is like that\n"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "settings.ini").touch()
+    assert command("runs", "--status", "interrupted", cwd=tmp_path / "empty").stdout == "no runs yet; `mlops-nb run` makes some\n"
+
+
+@needs_browser
+def test_names_with_a_dot_are_shown_whole(tmp_path, watched):
+    page = watched().open(write_board(tmp_path / "board", write_runs(tmp_path, record(1, step="train.v2 (b)", pipeline="v1.0"), record(2))).page)
+    shown = page.evaluate("['status', 'step', 'pipeline'].map(id => [...document.getElementById(id).options].slice(1).map(one => one.text))")
+    assert shown == [["succeeded"], ["train", "train.v2 (b)"], ["stars", "v1.0"]]

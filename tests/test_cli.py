@@ -150,3 +150,21 @@ def test_it_answers_without_heavy_imports(project, words):
     loaded = set(done.stderr.split())
     assert "mlops_nb.cli" in loaded
     assert not loaded & {"nbformat", "papermill", "nbclient", "jupyter_client", "pandas", "numpy", "IPython", "zmq"}
+
+
+def test_a_control_character_from_a_run_does_nothing_to_the_terminal(tmp_path):
+    """It is seen instead: in a text, a number's name, a cell of a table, an argument, the differences. Line ends and tabs stay."""
+    code = "import pandas as pd\nglue('t', note + 'a\\tb\\nc\\x9b2J\\r'); glue('n\\x1b[8m', 1.5); glue('table', pd.DataFrame({'x\\x07': ['\\x1b[2J']}))"
+    root = write_project(tmp_path, {"10_say": ("note: str = ''", code)})
+    ids = []
+    for note in ("one\x1b]0;PWNED\x07", "two\x1b]0;PWNED\x07"):
+        done = command("run", "nbs/pipelines/stars/10_say.ipynb", "-p", f"note={note}", cwd=root)
+        assert done.returncode == 0 and not set(done.stderr) & set("\x1b\x07\x9b"), done.stderr
+        ids.append(json.loads(command("runs", "--json", cwd=root).stdout)[0]["id"])
+    for words in (["results", ids[0]], ["show", ids[0]], ["compare", *ids], ["compare", *ids, "--markdown"], ["runs"], ["status", "-p", f"note={note}"], ["why", "say"]):
+        done = command(*words, cwd=root)
+        assert done.returncode == 0 and not set(done.stdout + done.stderr) & set("\x1b\x07\x9b\r"), (words, done)
+        if words[0] in ("results", "show"):
+            assert "one\\x1b]0;PWNED\\x07a\tb\nc\\x9b2J\\x0d" in done.stdout
+    found = command("results", ids[0], "--json", cwd=root).stdout
+    assert "\x9b" not in found and json.loads(found)["say"]["t"] == "one\x1b]0;PWNED\x07a\tb\nc\x9b2J\r"

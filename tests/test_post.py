@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from forge import BOT, TOKEN, Forge, packed, pull_of, write_event
+from forge import BOT, TOKEN, Forge, event_of, packed, pull_of, write_event
 from making import command
 
 from mlops_nb.comment import MARK, TAGS, Command, Metric, Reason, Result, Statement, write_statement
@@ -402,3 +402,62 @@ def test_posting_imports_nothing_heavy(tmp_path):
     """Neither what draws and computes, nor what executes notebooks."""
     code = "import sys, mlops_nb.cli, mlops_nb.post; print([name for name in ('numpy', 'pandas', 'matplotlib', 'scipy', 'papermill', 'nbclient', 'IPython', 'nbformat') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path).stdout == "[]\n"
+
+
+def test_names_of_notebooks_are_those_that_files_may_have(forge, post):
+    """What `mlops-nb report` writes is taken; what leaves the repository, is hidden or is not seen whole, is not."""
+    names = ("results/stars/10_train.v2 (b).ipynb", "results/c++/a#1 & b.ipynb", "results/sterne/größe@2.ipynb", "results/<b>x.ipynb")
+    assert "is new" in post(replace(SAID, notebooks=names))
+    body = forge.comments[0]["body"]
+    links = [link for link in Comment(body).links if "/blob/" in link]
+    assert len(links) == 4 and links[1] == f"https://github.com/someone/stars/blob/{COMMIT}/results/c%2B%2B/a%231%20%26%20b.ipynb" and "<b>" not in body
+    for name in ("../a", "a/../b", ".git/a", "a//b", "/a", "a\nb", "a\x07", "a\u202eb", "a\u200bb", "a\\b", "a/", ""):
+        with pytest.raises(BadReport, match=r"notebooks\.0"):
+            post(replace(SAID, notebooks=(name,)))
+
+
+def test_a_token_across_the_place_where_a_message_is_cut_is_not_shown(forge, post):
+    forge.fail("POST .*comments", (401, {}, {"message": "x" * 190 + TOKEN}))
+    with pytest.raises(BadForge) as refusal:
+        post()
+    assert TOKEN[:4] not in str(refusal.value) and "x…" in str(refusal.value)
+
+
+def test_a_fork_that_is_gone_is_no_failure(forge, post, tmp_path):
+    event = event_of(COMMIT)
+    event["workflow_run"]["head_repository"] = None
+    (tmp_path / "gone.json").write_text(json.dumps(event))
+    assert post(GITHUB_EVENT_PATH=str(tmp_path / "gone.json")) == "nothing is posted: the repository that the pull request comes from is gone."
+    assert forge.comments == forge.statuses == []
+
+
+def test_the_comment_of_an_app_is_brought_up_to_date(forge, post):
+    """Its token may not ask who it is either; and a person is no bot, whatever the name."""
+    forge.comments += [{"id": 1, "user": {"login": "mallory", "type": "User"}, "body": MARK}, {"id": 2, "user": {"login": "mallory[bot]", "type": "User"}, "body": MARK}]
+    forge.comments.append({"id": 3, "user": {"login": "my-app[bot]", "type": "Bot"}, "body": MARK})
+    assert "is updated" in post() and len(forge.comments) == 3
+    assert [one["body"] == MARK for one in forge.comments] == [True, True, False]
+
+
+@pytest.mark.parametrize(("what", "content", "says"), [
+    ("GET .*pulls", {"message": f"odd {TOKEN}"}, r"with no list; is this the address of its API\? It says: odd …"),
+    ("GET .*pulls", ["x"], "with no list"),
+    ("GET .*pulls", [{"head": None}], "list of pull requests is missing, or not of the usual form"),
+    ("GET .*artifacts", {"total_count": 1}, "with no list of artifacts"),
+    ("GET .*artifacts", {"artifacts": [{"name": "report"}]}, "list of artifacts is missing"),
+    ("GET .*comments", {"message": "odd"}, "with no list"),
+    ("GET .*user", [], "answer to /user is missing"),
+], ids=["message", "texts", "no head", "no key", "no id", "comments", "user"])  # fmt: skip
+def test_an_answer_of_another_form_is_said_in_one_sentence(forge, post, what, content, says):
+    forge.artifacts[12].append(packed({"report.json": write_statement(SAID)}))
+    forge.fail(what, (200, {}, content))
+    with pytest.raises(BadForge, match=says) as refusal:
+        post(artifact="uploaded")
+    assert TOKEN not in str(refusal.value)
+
+
+def test_an_event_that_is_broken_is_said(post, tmp_path):
+    for content in (b"{", b"", b"\xff\xfe", b"[" * 100_000):
+        (tmp_path / "broken.json").write_bytes(content)
+        with pytest.raises(BadForge, match="cannot be read as JSON"):
+            post(GITHUB_EVENT_PATH=str(tmp_path / "broken.json"))

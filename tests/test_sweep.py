@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from mlops_nb.result import read_results
 from mlops_nb.search import search_in
 from mlops_nb.space import Choices, Range, draws, grid, make_space, parse_space
 from mlops_nb.steps import read_steps
+from mlops_nb.summary import summary_of_sweep
 from mlops_nb.sweep import SweepWatch, run_sweep
 from mlops_nb.template import Template, read_template
 from mlops_nb.trials import Sweep, Trial, TrialRun, interval, plot_parallel, plot_slices, read_sweep, sweeps, verdict, write_plots
@@ -195,7 +197,7 @@ def test_a_sweep_runs_each_setting_once_and_a_wider_one_only_what_is_new(tmp_pat
     seen = Seen()
     first = run_sweep(template, {"x": [1.0, 4.0], "seed": [0, 1]}, minimize="loss", watch=seen.watch, jobs=2)
     assert sorted(seen) == [(0, "succeeded"), (1, "succeeded")] and len(runs(template)) == 4
-    assert first.best.setting == {"x": 1.0} and first.best.values("loss") == [1.0, 1.1] and first.ties == []
+    assert first.best.setting == {"x": 1.0} and first.best.values("loss") == [1.0, 1.1] and len(first.ties) == 1
     seen.clear()
     assert run_sweep(template, {"x": [1.0, 4.0], "seed": [0, 1]}, minimize="loss", watch=seen.watch).trials == first.trials
     assert seen == [(0, "there"), (1, "there")] and len(runs(template)) == 4
@@ -373,7 +375,7 @@ def test_the_interval_over_seeds_is_students():
 
 
 def test_the_best_is_that_of_the_mean_and_what_cannot_be_told_from_it_is_said(tmp_path):
-    found = sweep_of(tmp_path, {1.0: [0.9, 0.5, 0.9], 2.0: [0.8, 0.81, 0.8], 3.0: [0.1, 0.11, 0.1], 4.0: [0.79, 0.83, 0.79]})
+    found = sweep_of(tmp_path, {1.0: [0.9, 0.5, 0.9], 2.0: [0.8, 0.81, 0.8], 3.0: [0.1, 0.11, 0.12], 4.0: [0.79, 0.83, 0.79]})
     assert found.best.number == 1 and [trial.number for trial in found.ties] == [3, 0]
     said = " ".join(verdict(found))
     assert "trial 1 (x=2), score 0.8033 ± 0.014 (95 % t interval of the mean of 3 runs)" in said and "trial 3, trial 0" in said
@@ -431,3 +433,58 @@ def test_a_template_is_found_by_its_step(tmp_path):
     found = command("sweep", "train", "-p", "x=0..1", cwd=template.parents[3])
     assert found.returncode == 2 and "no list of values" in found.stderr and read_template(template).step == "train"
     assert "no sweep yet" in command("sweep", "--list", cwd=template.parents[3]).stdout
+
+
+def test_what_too_few_runs_do_not_tell_apart_is_not_told_apart(tmp_path):
+    """Neither with two seeds, whatever the interval says, nor where the differences do not vary: the trial nearest to the best is never the one that is left out."""
+    two = sweep_of(tmp_path, {1.0: [0.9433, 0.9433], 2.0: [0.94, 0.94], 3.0: [0.5, 0.9]})
+    said = " ".join(verdict(two))
+    assert "score 0.9433 (the same at 2 seeds)." in said and "With 2 seeds each, no trial can be told from the best." in said and "±" not in said and "Not to be told" not in said
+    assert [trial.number for trial in two.ties] == [1, 2]
+    assert "With one run each, no trial can be told from the best." in verdict(sweep_of(tmp_path, {1.0: [0.9], 2.0: [0.8]}))
+    three = sweep_of(tmp_path, {1.0: [0.9, 0.8, 0.7], 2.0: [0.897, 0.797, 0.697], 3.0: [0.85, 0.8, 0.7], 4.0: [0.1, 0.11, 0.12]})
+    assert [trial.number for trial in three.ties] == [1, 2]
+    said = verdict(three)
+    assert "Not to be told from it: trial 1 (the same difference at each seed, so nothing tells how much it varies)." in said
+    assert "Not to be told from it: trial 2 (the interval of the differences, seed by seed, holds 0)." in said
+    alone = verdict(sweep_of(tmp_path, {1.0: [0.9, 0.8]}))
+    assert alone[0] == "1 of 1 trial: 1 succeeded." and len(alone) == 2
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("words", [
+    ["-p", "x=0..1", "-p", "rate=0.123456789", "-p", "seed=3,5", "--way", "random", "--search-seed", "7", "--trials", "2", "--maximize", "loss"],
+    ["-p", "x=0.123456789,1e-05", "-p", "fold=0,1", "--over", "fold", "-p", "note=a b $(c) 'd'"],
+    ["-p", "x=1,2", "-p", "seed=0,1", "--over", "nothing", "-p", "layers=[8,4]"],
+], ids=["random", "over", "not over seeds"])  # fmt: skip
+def test_the_command_of_a_report_finds_the_same_sweep_and_runs_nothing(tmp_path, words):
+    template = project_of(tmp_path, "glue('loss', x)", "x: float = 0.0\nrate: float = 0.5\nnote: str = ''\nlayers: list[int] = [8]\nfold: int = 0\nseed: int = 0")
+    root = template.parents[3]
+    assert command("sweep", template, *words, cwd=root).returncode == 0
+    [found], before = sweeps(root), len(runs(root))
+    [told, *_] = next(one.rows for one in summary_of_sweep(found, root).sections if one.title == "Have it again")[0]
+    done = command(*shlex.split(told)[1:], cwd=root)
+    assert done.returncode == 0 and "there already, nothing to do" in done.stderr, (told, done.stderr)
+    assert [one.id for one in sweeps(root)] == [found.id] and len(runs(root)) == before == 4
+
+
+@pytest.mark.timeout(100)
+def test_a_result_that_no_run_glues_is_refused_where_all_runs_were_there_too(tmp_path):
+    """By each way in which a run is found: as one that another sweep made, and as a trial of the same sweep."""
+    template = project_of(tmp_path, BOWL)
+    run_sweep(template, {"x": [1.0, 3.0]}, minimize="loss", jobs=1)
+    for _ in range(2):
+        with pytest.raises(BadArgument, match="no result 'los'; it glued 'loss'"):
+            run_sweep(template, {"x": [1.0, 3.0]}, minimize="los", jobs=1)
+    assert len(runs(template)) == 2
+
+
+@pytest.mark.timeout(100)
+def test_what_runs_when_a_sweep_ends_itself_says_why_it_was_stopped(tmp_path):
+    """Nobody pressed Ctrl-C."""
+    template = project_of(tmp_path, "import time; time.sleep(60 if x > 1 else 3)\n" + BOWL)
+    began = time.monotonic()
+    with pytest.raises(BadArgument, match="no result 'f1'"):
+        run_sweep(template, {"x": [1.0, 2.0]}, maximize="f1", jobs=2)
+    assert time.monotonic() - began < 30
+    assert {run.status: run.error for run in runs(template)} == {"succeeded": None, "interrupted": "stopped: the sweep ended"}

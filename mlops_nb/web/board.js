@@ -154,7 +154,7 @@
   const change = (what) => { Object.assign(state, {page: "1"}, what); write(); show(); };
   const sortBy = (key, up) => change({sort: key, up: up ? "1" : ""});
   const turn = (by) => { change({page: String((Number(state.page) || 1) + by)}); get("count").scrollIntoView(); };
-  const options = (id, values) => get(id).append(...values.map((value) => make("option", title(value), {value})));
+  const options = (id, values) => get(id).append(...values.map((value) => make("option", value, {value})));
   options("status", data.statuses); options("step", data.steps); options("pipeline", data.pipelines);
   get("pipeline").parentElement.hidden = data.pipelines.length < 2;
   for (const [label, keys] of [["fields", ["started", "id", "status", "step", "pipeline", "seconds"]], ...["results", "arguments"].map((kind) => [kind, [...known[kind]].map((name) => `${kind}.${name}`)])]) {
