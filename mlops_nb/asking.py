@@ -15,7 +15,7 @@ import typer
 
 from .environment import image_text
 from .errors import BadArgument, BadSettings, listed
-from .result import is_table
+from .plain import is_table_value
 from .settings import near, read_settings
 from .terminal import duration, numbers, pipeline_arguments, print_diff, print_json, print_table, short, split_arguments, visible
 
@@ -252,7 +252,7 @@ def results(
 def _print_results(run: Any, everything: bool) -> None:
     """Print the scalars, then the tables, the short ones last, where they stay on the screen; then what is text."""
     scalars = [(key, short(value)) for key, value in run.results.items() if not isinstance(value, (list, dict, str))]
-    tables = [(key, value["table"]) for key, value in run.results.items() if is_table(value)]
+    tables = [(key, value["table"]) for key, value in run.results.items() if is_table_value(value)]
     print(visible(f"{run.step}  ({run.id})"))
     if scalars:
         print_table(("result", "value"), scalars if everything else scalars[:MOST_SCALARS])

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from .cells import CellDifference, NotebookDifference, OutputDifference
-from .difference import Difference, is_table_value, worst
+from .difference import Difference, worst
 from .picture import embed
-from .plain import dump
+from .plain import dump, is_table_value
 from .reproduce import Reproduction
 from .result import SCRAP
 from .store import write_whole

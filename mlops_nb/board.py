@@ -29,9 +29,8 @@ from .errors import BadArgument, BadStore, MlopsError, UnknownRun
 from .graph import as_svg, pipelines, read_graph
 from .key import why
 from .picture import embed
-from .plain import dump, is_number, load
+from .plain import dump, is_number, is_table_value, load
 from .record import Run, read_record, runs_in
-from .result import is_table
 from .settings import Settings, near, read_settings
 from .status import read_status
 from .store import Store, write_whole
@@ -163,7 +162,7 @@ def shown_results(
     for name, value in results.items():
         if _is_scalar(value) or _is_curve(value):
             continue
-        shown = result_table(value["table"], None) if is_table(value) else _long(value if isinstance(value, str) else dump(value, indent=1, sort=False))
+        shown = result_table(value["table"], None) if is_table_value(value) else _long(value if isinstance(value, str) else dump(value, indent=1, sort=False))
         parts.append(f"<details open><summary><h3>{_text(name)}</h3></summary>{shown}</details>")
     return "".join(parts)
 

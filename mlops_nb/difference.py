@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'USUAL', 'MOST_REASONS', 'Difference', 'worst', 'share', 'Tolerance', 'parse_tolerance', 'Tolerances',
-           'read_tolerances', 'compare_values', 'summed', 'is_table_value', 'read_html_table', 'read_cell']
+           'read_tolerances', 'compare_values', 'summed', 'read_html_table', 'read_cell']
 
 # %% ../nbs/44_difference.ipynb #44-difference-02
 import json
@@ -17,6 +17,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from .errors import BadSettings
+from .plain import is_table_value
 
 # %% ../nbs/44_difference.ipynb #44-difference-05
 VERDICTS = ("not compared", "identical", "within tolerance", "differs", "did not run")  # from best to worst
@@ -166,11 +167,6 @@ def _walk(path: str, names: tuple[str, ...], before: Any, after: Any, tolerances
             yield from _walk(f"{path}[{index}]", names, old, new, tolerances)
     else:
         yield _scalar(path, before, after, tolerances.of(*names))
-
-
-def is_table_value(value: Any) -> bool:
-    """Say whether a plain value stands for a table."""
-    return isinstance(value, dict) and set(value) == {"table"} and isinstance(value["table"], dict) and {"columns", "rows"} <= set(value["table"])
 
 
 def _scalar(path: str, before: Any, after: Any, tolerance: Tolerance) -> tuple[str, str]:

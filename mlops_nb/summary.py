@@ -19,10 +19,9 @@ from typing import Any
 from .beside import breakable, document, result_table
 from .compare import Comparison, as_html, is_curve, plain_text, shown_value
 from .picture import embed
-from .plain import dump, load
+from .plain import dump, is_table_value, load
 from .record import Run, find_run
 from .report import write_pages
-from .result import is_table
 from .space import Choices
 from .store import Store
 from .trials import Sweep, plot_slices, shown, table, verdict
@@ -109,14 +108,14 @@ def summary_of_run(
 ) -> Summary:
     """Return what there is to say of a run."""
     record, results = run.record, run.results
-    scalars = tuple((name, shown_value(value)) for name, value in results.items() if not is_table(value) and not is_curve(value))
+    scalars = tuple((name, shown_value(value)) for name, value in results.items() if not is_table_value(value) and not is_curve(value))
     given = set(record.get("given") or ())
     arguments = tuple((name, value if isinstance(value, str) else dump(value), "given" if name in given else "default") for name, value in run.arguments.items())
     files = tuple((kind, name, file["path"], f"{file.get('size_bytes') or 0:,}", file["digest"][:12]) for kind in ("input", "output") for name, file in (record.get(f"{kind}s") or {}).items())
     sections = [
         Section("Results", ("result", "value"), scalars),
         *_pictures(run),
-        *(Section(name, html=result_table(value["table"], None)) for name, value in results.items() if is_table(value)),
+        *(Section(name, html=result_table(value["table"], None)) for name, value in results.items() if is_table_value(value)),
         *_beside(comparison),
         Section("Arguments", ("argument", "value", ""), arguments),
         Section("Inputs and outputs", ("", "name", "path", "bytes", "SHA-256"), files),

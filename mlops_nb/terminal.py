@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .errors import BadArgument, UnknownParameter, did_you_mean, listed
-from .plain import dump, is_number
-from .result import is_table
+from .plain import dump, is_number, is_table_value
 
 # %% ../nbs/81_terminal.ipynb #81-terminal-05
 def split_arguments(
@@ -184,7 +183,7 @@ def number(value: Any) -> str:
 
 
 def short(value: Any) -> str:
-    if is_table(value):
+    if is_table_value(value):
         return f"a table of {len(value['table']['rows'])} rows"
     text = number(value)
     return text if len(text) <= 100 else text[:97] + "…"

@@ -17,8 +17,7 @@ from typing import Any
 from .errors import BadStore, UnknownRun, did_you_mean, listed
 from .graph import Box, draw
 from .origin import Content, Records
-from .plain import load
-from .result import is_table
+from .plain import is_table_value, load
 from .settings import Settings, read_settings, under
 from .status import fresh_runs
 
@@ -360,7 +359,7 @@ def _grouped(paths: Iterable[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    if is_table(value):
+    if is_table_value(value):
         return f"a table of {len(value['table']['rows'])} rows"
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 100 else text[:97] + "…"
