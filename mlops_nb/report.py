@@ -134,7 +134,7 @@ def metric_rows(
     """Return result, baseline, here, difference with its interval, and verdict, of each rule; no number has more digits than its uncertainty allows."""
     rows = []
     for verdict in gate.verdicts:
-        old, new = (_mean(values) for values in (verdict.old, verdict.new))
+        old, new = (_mean(values) + (f", {lost} not finite" if lost else "") for values, lost in zip((verdict.old, verdict.new), verdict.lost, strict=True))
         apart = verdict.apart
         shown = "–" if apart is None else _with_interval(apart) if apart.error else written(apart.value, 0.0, sign=True)
         rows.append((verdict.rule.result, old, new, shown, verdict.word))
