@@ -23,7 +23,7 @@ from typing import Any
 from .align import align_cells, describe_changes
 from .cells import NotebookDifference, OutputDifference, compare_notebooks
 from .changes import Change, Now, Then, cell_changes, reach_changes
-from .difference import USUAL, compare_values
+from .difference import USUAL, compare_values, is_finite
 from .digest import memory_in
 from .drift import TableChange, compare_tables
 from .environment import normal_name
@@ -179,9 +179,14 @@ class Moved:
     wanted: str = ""  # higher or lower, where settings.ini says which is better
 
     @property
+    def numbers(self) -> bool:
+        """Whether both sides have it, as a number."""
+        return all(self.there) and is_number(self.before) and is_number(self.after)
+
+    @property
     def change(self) -> float | None:
-        """The number after, less the number before; None where they are not two numbers."""
-        return self.after - self.before if all(self.there) and is_number(self.before) and is_number(self.after) else None
+        """The number after, less the number before; None where they are not two numbers that are finite as floats."""
+        return self.after - self.before if self.numbers and is_finite(self.before) and is_finite(self.after) and is_finite(self.after - self.before) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -572,7 +577,7 @@ def is_curve(
     value: Any,  # of a result
 ) -> bool:
     """Say whether a result is a list of three numbers or more."""
-    return isinstance(value, list) and len(value) >= 3 and all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in value)
+    return isinstance(value, list) and len(value) >= 3 and all(isinstance(each, float) or (is_number(each) and is_finite(each)) for each in value)
 
 
 def draw_curve(
@@ -658,13 +663,15 @@ def plain_text(
 
 
 def _values(moved: Moved) -> str:
-    return f"{shown_value(moved.before, moved.there[0])} → {shown_value(moved.after, moved.there[1])}" + (f"  ({shown_change(moved)})" if moved.change is not None else "")
+    return f"{shown_value(moved.before, moved.there[0])} → {shown_value(moved.after, moved.there[1])}" + (f"  ({shown_change(moved)})" if moved.numbers else "")
 
 
 def shown_change(
     moved: Moved,
 ) -> str:
     """Return by how much a number moved, absolutely and in percent, or how something else differs."""
+    if moved.change is None and moved.numbers and is_finite(moved.before) != is_finite(moved.after):
+        return ("it was no finite number" if is_finite(moved.after) else "it is no finite number") + wanted_way(moved, None)
     if moved.change is None:
         return moved.how if len(moved.how) <= 100 else moved.how[:97] + "…"
     share = f", {moved.change / abs(moved.before):+.2%}" if moved.before else ""
@@ -673,10 +680,13 @@ def shown_change(
 
 def wanted_way(
     moved: Moved,
-    change: float,  # by which it moved
+    change: float | None,  # by which it moved; None: it became, or was, NaN or infinite
 ) -> str:
-    """Return whether a change goes where settings.ini wants the result to go; nothing where it does not say."""
-    return "" if not moved.wanted or not change else f" ({'as' if (change > 0) == (moved.wanted == 'higher') else 'not as'} wanted: {moved.wanted})"
+    """Return whether a change goes where settings.ini wants the result to go, which no change to NaN or infinity does; nothing where it does not say."""
+    if not moved.wanted or change == 0:
+        return ""
+    wanted = is_finite(moved.after) if change is None else (change > 0) == (moved.wanted == "higher")
+    return f" ({'as' if wanted else 'not as'} wanted: {moved.wanted})"
 
 
 def shown_value(

@@ -11,12 +11,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from .checkout import checked_out
+from .difference import is_finite
 from .digest import memory_in
 from .errors import BadRevision, BadSettings, CellFailed, did_you_mean, listed
 from .graph import Graph, read_graph
@@ -160,7 +161,7 @@ def values_of(
         value = holders[0].results[result]
         if not is_number(value):
             raise BadSettings(f"settings.ini: [metrics] names {result!r}, which is no number: {str(value)[:60]!r}.")
-        found[number] = float(value)
+        found[number] = float(value) if is_finite(value) or isinstance(value, float) else (inf if value > 0 else -inf)  # a whole number that no float holds
     return found
 
 # %% ../nbs/61_gate.ipynb #61-gate-11

@@ -1,16 +1,19 @@
 """Two states of a project beside each other: what moved, and what made it move."""
 
 import json
+import math
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 from making import command, write_notebook, write_project
 
-from mlops_nb.compare import as_html, as_markdown, compare, read_side
+from mlops_nb.compare import Moved, as_html, as_markdown, compare, read_side, shown_change
 from mlops_nb.errors import BadRevision
 from mlops_nb.pipeline import run_pipeline
 from mlops_nb.publish import publish
+from mlops_nb.step import run
 
 FIT = """
 from stars.fit import fit
@@ -101,8 +104,6 @@ def test_another_version_of_a_package_is_told(project):
         edit(project / f"results/stars/{name}.json", '"numpy": "', '"numpy": "0.')
     before, after = read_side("main", root=project), read_side(None, root=project)
     record = json.loads((project / "results/stars/20_fit.json").read_text())
-    from dataclasses import replace
-
     from mlops_nb.compare import compare_runs
 
     old = {step: replace(one, parts=record["key"]["parts"] if step == "fit" else one.parts, environment=record["environment"]) for step, one in before.steps.items()}
@@ -200,6 +201,25 @@ glue("loss", rate)
     assert page.count("fit: moved, ") == 2 and "fit: same" not in page and "fit: curve, before and after" in page and f"likeness {figure.likeness.mean:.3f}" in page
     assert "+1, +100.00% (not as wanted: lower)" in str(found)
     assert found.as_dict()["steps"][0]["figures"] == [{"name": "moved", "likeness": figure.likeness.mean}]
+
+
+def test_a_result_that_turns_nan_is_not_as_wanted():
+    """NaN is neither lower nor higher than anything, and no percentage of it is printed; a result that was NaN and is a number is as wanted."""
+    turned = Moved("loss", 0.5, math.nan, (True, True), False, "loss 0.5 → nan", "lower")
+    assert turned.change is None
+    assert shown_change(turned) == "it is no finite number (not as wanted: lower)"
+    assert shown_change(replace(turned, before=math.nan, after=0.5)) == "it was no finite number (as wanted: lower)"
+    assert shown_change(replace(turned, after=-math.inf)) == "it is no finite number (not as wanted: lower)"
+
+
+def test_a_whole_number_beyond_every_float_is_compared_without_a_traceback(tmp_path):
+    """In the text, in Markdown, in JSON and in the page."""
+    template = write_notebook(tmp_path / "a.ipynb", "glue('big', 10**400 + number)\nglue('list', [10**400, 1, number])\nglue('grows', 10**(400 * number))", parameters="number: int = 0")
+    (tmp_path / "settings.ini").write_text("[metrics]\ngrows = lower, seeds 2\n")
+    one, two = (run(template, {"number": number}).id for number in (0, 1))
+    found = compare(one, two, root=tmp_path)
+    assert "grows  1 → 1000" in str(found) and "it is no finite number (not as wanted: lower)" in str(found)
+    assert as_markdown(found) and as_html(found) and found.as_dict()["steps"][0]["results"][0]["change"] is None
 
 
 def test_a_revision_without_published_results_is_refused(project):

@@ -132,6 +132,13 @@ def test_a_model_that_diverges_at_some_seeds_does_not_pass(project):
     assert "mean over 2 seeds" in found.notes[1] and found.as_dict()["verdicts"][1]["not_finite"] == [0, 1]
 
 
+def test_a_whole_number_beyond_every_float_counts_as_infinite(project):
+    write_project(project, {"20_fit": ('catalogue = Input("stars.txt")\nseed: int = 0', 'glue("loss", 10**400)')})
+    (project / "settings.ini").write_text("[metrics]\nloss = lower, seeds 2\n")
+    [verdict] = gate(root=project, max_seeds=2).verdicts
+    assert verdict.why == "loss: worse: 2 of 2 runs gave no finite number (inf), and 0 of 2 before."
+
+
 def test_a_step_that_fails_ends_the_gate_with_its_own_error(project):
     write(project, "undefined")
     (project / "settings.ini").write_text(SETTINGS)
