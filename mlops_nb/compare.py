@@ -12,7 +12,8 @@ __all__ = ['KINDS', 'MOST_TRIALS', 'MOST_CURVES', 'MOST_FIGURES', 'Side', 'read_
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,14 +24,14 @@ from typing import Any
 from .align import align_cells, describe_changes
 from .cells import NotebookDifference, OutputDifference, compare_notebooks
 from .changes import Change, Now, Then, cell_changes, reach_changes
-from .difference import USUAL, compare_values
+from .difference import USUAL, compare_values, is_finite
 from .digest import memory_in
 from .drift import TableChange, compare_tables
 from .environment import normal_name
 from .errors import BadRevision, BadSettings, BadStore, UnknownRun
 from .graph import read_graph
 from .picture import embed
-from .plain import is_number
+from .plain import dump, is_number
 from .publish import read_folder
 from .published import compare_keys
 from .record import find_run
@@ -54,6 +55,7 @@ class Side:
     missing: Mapping[str, str] = field(default_factory=dict)  # by step, why nothing is known of it
     locks: Mapping[str, Mapping[str, str]] | None = None  # by lock file, what it says of each package; None for what has no tree
     sweep: Sweep | None = None  # then `steps` has the first run of its best trial
+    alone: bool = False  # it is one run, or a sweep, so that nothing but its step is compared
 
 
 def read_side(
@@ -86,19 +88,22 @@ def read_side(
         if commit is None:
             raise BadRevision(f"{what!r} is neither a run, nor a sweep, nor a revision here. {refusal}") from None
         return _revision(what, commit, read_graph(pipeline, settings.root).pipeline, settings)
-    return Side(f"the run {found.id}", {found.step: recorded_run(found)})
+    if not found.record.get("notebook"):
+        how = "is running" if found.status == "running" else f"is {found.status}: it ended before anything was kept of it"
+        raise BadRevision(f"the run {found.id} {how}; it has no results" + (" yet." if found.status == "running" else "."))
+    return Side(f"the run {found.id}", {found.step: recorded_run(found)}, alone=True)
 
 
 def _sweep(sweep: Sweep, settings: Settings) -> Side:
     best = sweep.best or next((trial for trial in sweep.trials if trial.status == "succeeded"), None)
     step, which = Path(sweep.template).stem, "its best trial" if sweep.best else "a trial of it"
     if best is None:
-        return Side(f"the sweep {sweep.id}", {}, {step: f"no trial of the sweep {sweep.id} has succeeded"}, sweep=sweep)
+        return Side(f"the sweep {sweep.id}", {}, {step: f"no trial of the sweep {sweep.id} has succeeded"}, sweep=sweep, alone=True)
     try:
         run = find_run(best.runs[0].id, settings.root)
     except UnknownRun:
-        return Side(f"the sweep {sweep.id}", {}, {step: f"the run of {which} is no longer in the store"}, sweep=sweep)
-    return Side(f"the sweep {sweep.id}, {which}", {run.step: recorded_run(run)}, sweep=sweep)
+        return Side(f"the sweep {sweep.id}", {}, {step: f"the run of {which} is no longer in the store"}, sweep=sweep, alone=True)
+    return Side(f"the sweep {sweep.id}, {which}", {run.step: recorded_run(run)}, sweep=sweep, alone=True)
 
 
 def _working_tree(pipeline: str | None, settings: Settings, arguments: Mapping[str, Mapping[str, Any]] | None) -> Side:
@@ -179,9 +184,14 @@ class Moved:
     wanted: str = ""  # higher or lower, where settings.ini says which is better
 
     @property
+    def numbers(self) -> bool:
+        """Whether both sides have it, as a number."""
+        return all(self.there) and is_number(self.before) and is_number(self.after)
+
+    @property
     def change(self) -> float | None:
-        """The number after, less the number before; None where they are not two numbers."""
-        return self.after - self.before if all(self.there) and is_number(self.before) and is_number(self.after) else None
+        """The number after, less the number before; None where they are not two numbers that are finite as floats."""
+        return self.after - self.before if self.numbers and is_finite(self.before) and is_finite(self.after) and is_finite(self.after - self.before) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,12 +372,12 @@ def compare_sides(
     after: Side,
     root: Path | str = ".",  # the project, or anything in it
 ) -> Comparison:
-    """Compare two sides step by step, in the order of the first. Of two runs of one step each, the steps may have different names."""
+    """Compare two sides step by step, in the order of the first. Where a side is one run or a sweep, only its step is compared; of two of them, the steps may have different names."""
     settings, told = read_settings(root), set[tuple[str, str]]()
-    if len(before.steps) == len(after.steps) == 1 and before.steps.keys() != after.steps.keys() and not before.missing and not after.missing:
+    if before.alone and after.alone and len(before.steps) == len(after.steps) == 1 and before.steps.keys() != after.steps.keys():
         [(old, one)], [(new, other)] = before.steps.items(), after.steps.items()
         return Comparison(before, after, (_looked_into(compare_runs(f"{old} → {new}", one, other), settings, told),))
-    alone = next((set(side.steps) for side in (before, after) if len(side.steps) == 1 and not side.missing), None)
+    alone = next(({*side.steps, *side.missing} for side in (before, after) if side.alone), None)
     names = [name for name in dict.fromkeys([*before.steps, *before.missing, *after.steps, *after.missing]) if alone is None or name in alone]
     return Comparison(before, after, tuple(_looked_into(_compared(name, before, after), settings, told) for name in names))
 
@@ -413,17 +423,27 @@ def _content(settings: Settings, file: Mapping[str, Any]) -> Path | None:
 def _trials(before: Sweep, after: Sweep) -> list[tuple[str, Interval | None, Interval | None]]:
     name = after.objective or before.objective or ""
 
-    def values(sweep: Sweep) -> dict[str, Interval]:
-        return {_setting(trial): interval(found) for trial in sweep.trials if (found := trial.values(name))}
+    settings: dict[Any, Mapping[str, Any]] = {}
+
+    def values(sweep: Sweep) -> dict[Any, Interval]:
+        settings.update((_exactly(trial), trial.setting) for trial in sweep.trials)
+        return {_exactly(trial): interval(found) for trial in sweep.trials if (found := trial.values(name))}
 
     old, new = values(before), values(after)
     sign = -1 if after.direction == "maximize" else 1
     ordered = sorted(new, key=lambda setting: sign * new[setting].mean) + [setting for setting in old if setting not in new]
-    return [(setting, old.get(setting), new.get(setting)) for setting in ordered]
+    words = {setting: _setting(settings[setting], shown) for setting in ordered}
+    alike = Counter(words.values())
+    return [(text if alike[text] == 1 else _setting(settings[setting], dump), old.get(setting), new.get(setting)) for setting, text in words.items()]
 
 
-def _setting(trial: Trial) -> str:
-    return ", ".join(f"{name}={shown(value)}" for name, value in sorted(trial.setting.items()))
+def _exactly(trial: Trial) -> tuple:
+    """Return what is the same for the same setting only; 1 and 1.0 are the same."""
+    return tuple((name, value if is_number(value) else dump(value)) for name, value in sorted(trial.setting.items()))
+
+
+def _setting(setting: Mapping[str, Any], written: Callable[[Any], str]) -> str:
+    return ", ".join(f"{name}={written(value)}" for name, value in sorted(setting.items()))
 
 
 def _compared(name: str, before: Side, after: Side) -> Compared:
@@ -572,7 +592,7 @@ def is_curve(
     value: Any,  # of a result
 ) -> bool:
     """Say whether a result is a list of three numbers or more."""
-    return isinstance(value, list) and len(value) >= 3 and all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in value)
+    return isinstance(value, list) and len(value) >= 3 and all(isinstance(each, float) or (is_number(each) and is_finite(each)) for each in value)
 
 
 def draw_curve(
@@ -583,6 +603,7 @@ def draw_curve(
     """Return the two curves as SVG, for an `img`: each with a colour, a dash and a label of its own, on white."""
     import io
 
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 2.6))  # no layout engine: it would draw everything twice
@@ -595,7 +616,8 @@ def draw_curve(
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "mlops_nb"}):  # else the ids in it are others each time
+        figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 
 
@@ -647,24 +669,32 @@ def _row(step: str, moved: Moved) -> str:
     return "| " + " | ".join(plain_text(cell) for cell in cells) + " |"
 
 
-_MARKUP = {ord(character): f"&#{ord(character)};" for character in "\\`*_[]|@~"}
+_MARKUP = {ord(character): f"&#{ord(character)};" for character in "\\`*_[]|@~#$"}
+_LINKS = re.compile(r":(?=//)|@(?=\w)|#(?=\w)|\bwww(?=\.)", re.IGNORECASE)  # how an address, a name and the number of an issue begin
 
 
 def plain_text(
     text: str,  # of anybody
 ) -> str:
-    """Return text that Markdown shows as it is, in one line: no cell ends, no link and no tag begins, nobody is called."""
-    return escape(" ".join(text.split()), quote=False).translate(_MARKUP)
+    """Return text that Markdown shows as it is, in one line: no cell ends, no link, no formula and no tag begins, nobody and no issue is called.
+
+    What turns the direction of writing, or is not seen at all, becomes `�`. An empty comment parts what a forge would make a link of, also where it looks for that when the text is HTML already.
+    """
+    line = "".join(character if character.isprintable() else "�" for character in " ".join(text.split()))
+    parts = [escape(part, quote=False).translate(_MARKUP) for part in _LINKS.sub(lambda found: f"{found[0]}\0", line).split("\0")]
+    return "<!-- -->".join(parts)
 
 
 def _values(moved: Moved) -> str:
-    return f"{shown_value(moved.before, moved.there[0])} → {shown_value(moved.after, moved.there[1])}" + (f"  ({shown_change(moved)})" if moved.change is not None else "")
+    return f"{shown_value(moved.before, moved.there[0])} → {shown_value(moved.after, moved.there[1])}" + (f"  ({shown_change(moved)})" if moved.numbers else "")
 
 
 def shown_change(
     moved: Moved,
 ) -> str:
     """Return by how much a number moved, absolutely and in percent, or how something else differs."""
+    if moved.change is None and moved.numbers and is_finite(moved.before) != is_finite(moved.after):
+        return ("it was no finite number" if is_finite(moved.after) else "it is no finite number") + wanted_way(moved, None)
     if moved.change is None:
         return moved.how if len(moved.how) <= 100 else moved.how[:97] + "…"
     share = f", {moved.change / abs(moved.before):+.2%}" if moved.before else ""
@@ -673,10 +703,13 @@ def shown_change(
 
 def wanted_way(
     moved: Moved,
-    change: float,  # by which it moved
+    change: float | None,  # by which it moved; None: it became, or was, NaN or infinite
 ) -> str:
-    """Return whether a change goes where settings.ini wants the result to go; nothing where it does not say."""
-    return "" if not moved.wanted or not change else f" ({'as' if (change > 0) == (moved.wanted == 'higher') else 'not as'} wanted: {moved.wanted})"
+    """Return whether a change goes where settings.ini wants the result to go, which no change to NaN or infinity does; nothing where it does not say."""
+    if not moved.wanted or change == 0:
+        return ""
+    wanted = is_finite(moved.after) if change is None else (change > 0) == (moved.wanted == "higher")
+    return f" ({'as' if wanted else 'not as'} wanted: {moved.wanted})"
 
 
 def shown_value(

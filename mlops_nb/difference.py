@@ -49,6 +49,16 @@ def share(
     return sum(verdict in ("identical", "within tolerance") for verdict in counted) / len(counted) if counted else 1.0
 
 # %% ../nbs/44_difference.ipynb #44-difference-08
+def is_finite(
+    value: float,  # or a whole number of any size
+) -> bool:
+    """Say whether a number is finite as a float; a whole number that no float can hold is not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """How far a number may be from the recorded one."""
@@ -65,7 +75,7 @@ class Tolerance:
             return True
         if isinstance(before, int) and isinstance(after, int) and not self.declared:
             return False
-        return math.isfinite(before) and math.isfinite(after) and abs(after - before) <= max(self.absolute, self.relative * abs(before))
+        return is_finite(before) and is_finite(after) and abs(after - before) <= max(self.absolute, self.relative * abs(before))
 
 
 def parse_tolerance(
@@ -181,8 +191,11 @@ def _scalar(path: str, before: Any, after: Any, tolerance: Tolerance) -> tuple[s
 
 
 def _moved(before: float, after: float) -> str:
-    part = f", {abs(after - before) / abs(before):.2g} of it" if before and math.isfinite(before) and math.isfinite(after) else ""
-    return f"{before!r} → {after!r} ({after - before:+.3g}{part})"
+    if not is_finite(before) or not is_finite(after):
+        return f"{_short(before)} → {_short(after)}"
+    apart = after - before
+    part = f", {abs(apart) / abs(before):.2g} of it" if before and is_finite(apart) else ""
+    return f"{before!r} → {after!r}" + (f" ({apart:+.3g}{part})" if is_finite(apart) else "")
 
 
 def _kind(value: Any) -> str:
@@ -221,7 +234,7 @@ def _column(path: str, before: list, after: list, tolerance: Tolerance) -> tuple
             continue
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (old, new))
         fine = numbers and tolerance.allows(old, new)
-        size = abs(new - old) if numbers and math.isfinite(old) and math.isfinite(new) else math.inf
+        size = abs(new - old) if numbers and is_finite(old) and is_finite(new) else math.inf
         found.append((not fine, size, row, old, new))
     if not found:
         return "identical", ""

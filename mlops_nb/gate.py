@@ -11,11 +11,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import inf, isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from .checkout import checked_out
+from .difference import is_finite
 from .digest import memory_in
 from .errors import BadRevision, BadSettings, CellFailed, did_you_mean, listed
 from .graph import Graph, read_graph
@@ -159,7 +161,7 @@ def values_of(
         value = holders[0].results[result]
         if not is_number(value):
             raise BadSettings(f"settings.ini: [metrics] names {result!r}, which is no number: {str(value)[:60]!r}.")
-        found[number] = float(value)
+        found[number] = float(value) if is_finite(value) or isinstance(value, float) else (inf if value > 0 else -inf)  # a whole number that no float holds
     return found
 
 # %% ../nbs/61_gate.ipynb #61-gate-11
@@ -262,7 +264,7 @@ def _as_dict(verdict: Verdict) -> dict:
         return None if one is None else {name: getattr(one, name) for name in one.__dataclass_fields__}
 
     return {
-        "result": verdict.rule.result, "verdict": verdict.word, "passes": verdict.passes, "why": verdict.why, "old": list(verdict.old), "new": list(verdict.new),
+        "result": verdict.rule.result, "verdict": verdict.word, "passes": verdict.passes, "why": verdict.why, "old": list(verdict.old), "new": list(verdict.new), "not_finite": list(verdict.lost),
         "difference": interval(verdict.apart), "over_rows": interval(verdict.over_rows),
     }  # fmt: skip
 
@@ -345,14 +347,18 @@ def _over_rows(rule: Rule, old: Mapping, new: Mapping, settings: Settings, level
         return None, "not compared row by row: settings.ini, [gate] predictions, does not say which output holds the predictions."
     if step not in old[0] or step not in new[0]:
         return None, f"not compared row by row: there is no step {step!r} on both sides."
-    found = rows_apart([old[number][step] for number in sorted(old)], [new[number][step] for number in sorted(old)], output, settings.gate["truth"], rule.rows, level)
+    before, after = (values_of(side, rule.result) for side in (old, new))
+    numbers = [number for number in sorted(old) if isfinite(before[number]) and isfinite(after[number])]
+    if not numbers:
+        return None, "not compared row by row: at no seed both sides gave a finite number."
+    found = rows_apart([old[number][step] for number in numbers], [new[number][step] for number in numbers], output, settings.gate["truth"], rule.rows, level)
     if isinstance(found, str):
         return None, f"not compared row by row: {found}."
     apart, (lost, won, p) = found
-    means = [fmean(values_of(side, rule.result).values()) for side in (old, new)]
-    said = (f"over {apart.n:,} test rows, of the mean over {len(old)} seeds: {written(apart.value, apart.half, sign=True)} "
+    change = fmean(after[number] for number in numbers) - fmean(before[number] for number in numbers)
+    said = (f"over {apart.n:,} test rows, of the mean over {len(numbers)} seeds: {written(apart.value, apart.half, sign=True)} "
             f"[{written(apart.low, apart.half, sign=True)}, {written(apart.high, apart.half, sign=True)}], {apart.method}; "
             f"at the first seed only the old model is right on {lost}, only the new one on {won}, p = {p:.2g} (McNemar 1947).")  # fmt: skip
-    if abs(apart.value - (means[1] - means[0])) > max(1e-6, apart.error / 10):
-        return None, f"{said} That is not the result, which moved by {means[1] - means[0]:+.4g}, so it does not count."
+    if abs(apart.value - change) > max(1e-6, apart.error / 10):
+        return None, f"{said} That is not the result, which moved by {change:+.4g}, so it does not count."
     return apart, said

@@ -13,7 +13,6 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html import escape
-from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,6 +21,7 @@ from .beside import breakable, compared, document
 from .changes import Change
 from .comment import MOST_ROWS, MOST_TEXT, Command, Headline, Metric, Place, Reason, Result, Statement, brief, comment, links_for, write_statement
 from .compare import Comparison, Moved, Side, changes_as_html, code_changes, compare, compare_sides, curves_as_html, figures_as_html, shown_change, shown_value, steps_in_words, wanted_way
+from .difference import is_finite
 from .drift import TableChange
 from .errors import BadRevision, listed
 from .gate import Gate, arguments_at, seeds_of
@@ -134,7 +134,7 @@ def metric_rows(
     """Return result, baseline, here, difference with its interval, and verdict, of each rule; no number has more digits than its uncertainty allows."""
     rows = []
     for verdict in gate.verdicts:
-        old, new = (_mean(values) for values in (verdict.old, verdict.new))
+        old, new = (_mean(values) + (f", {lost} not finite" if lost else "") for values, lost in zip((verdict.old, verdict.new), verdict.lost, strict=True))
         apart = verdict.apart
         shown = "–" if apart is None else _with_interval(apart) if apart.error else written(apart.value, 0.0, sign=True)
         rows.append((verdict.rule.result, old, new, shown, verdict.word))
@@ -170,7 +170,7 @@ def _over_seeds(gate: Gate | None, step: str, moved: Moved) -> tuple[str, str, s
     if gate is None or gate.unchanged or moved.change is None:
         return None
     sides = [{seed: steps[step].results.get(moved.name) for seed, steps in side.items() if step in steps} for side in (gate.old, gate.new)]
-    if any(len(side) < 2 or not all(is_number(value) and isfinite(value) for value in side.values()) for side in sides):
+    if any(len(side) < 2 or not all(is_number(value) and is_finite(value) for value in side.values()) for side in sides):
         return None
     old, new = sides
     apart = difference_of_means(old, new)

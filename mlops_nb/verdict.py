@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from .difference import Tolerance
 from .errors import BadSettings, did_you_mean, listed
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ class Verdict:
     new: tuple[float, ...]
     apart: Interval | None  # new minus old; None where there are too few runs
     over_rows: Interval | None = None  # the same over test rows, where predictions are kept
+    lost: tuple[int, int] = (0, 0)  # how many runs of the baseline and of the new side gave NaN or an infinite number; `old` and `new` are without them
 
     @property
     def passes(self) -> bool:
@@ -243,21 +245,27 @@ def judge(
     last: bool = True,  # whether no more runs will be added
     over_rows: Interval | None = None,  # the same difference over test rows, whose choice counts as well unless the rule says otherwise
 ) -> Verdict:
-    """Return the verdict on a result. Of a value that is NaN or infinite nothing can be said: it counts as a run that is missing."""
-    old = {seed: value for seed, value in old.items() if math.isfinite(value)}
-    new = {seed: value for seed, value in new.items() if math.isfinite(value)}
+    """Return the verdict on a result. A side that gives NaN or infinity more often than the baseline is worse; where it does not, the other values are judged, and the sentence says how many were left out."""
+    finite_old, finite_new = ({seed: value for seed, value in side.items() if math.isfinite(value)} for side in (old, new))
+    lost = (len(old) - len(finite_old), len(new) - len(finite_new))
+    left_out = f" {lost[1]} of {_runs(len(new))} here and {lost[0]} of {len(old)} of the baseline gave no finite number, and are left out." if any(lost) else ""
 
     def say(word: str, why: str, apart: Interval | None = None) -> Verdict:
-        return Verdict(rule, word, f"{rule.result}: {word}: {why}", tuple(old.values()), tuple(new.values()), apart, over_rows)
+        return Verdict(rule, word, f"{rule.result}: {word}: {why}{left_out}", tuple(finite_old.values()), tuple(finite_new.values()), apart, over_rows, lost)
 
     if min(len(old), len(new)) < max(rule.seeds, FEWEST_SEEDS):
         return say("not enough runs", f"{_runs(len(new))} here and {_runs(len(old))} of the baseline, and {rule.seeds} of each are asked for.")
-    apart = difference_of_means(old, new, 1 - 0.05 / shares)
+    apart = _apart(finite_old, finite_new, 1 - 0.05 / shares)
+    if lost[1] * len(old) > lost[0] * len(new):
+        kinds, left_out = ", ".join(sorted({str(value) for value in new.values() if not math.isfinite(value)})), ""
+        return say("worse", f"{lost[1]} of {_runs(len(new))} gave no finite number ({kinds}), and {lost[0]} of {len(old)} before.", apart)
+    if apart is None:
+        return say("not enough runs", f"{FEWEST_SEEDS} finite numbers on each side are the fewest that have a spread.")
     apart = with_rows(apart, over_rows) if over_rows is not None and rule.rows_count else apart
-    mean, sign = fmean(new.values()), 1 if rule.higher else -1
-    if rule.limit is not None and sign * (mean - rule.limit) < 0:
+    mean, sign = fmean(finite_new.values()), 1 if rule.higher else -1
+    if rule.limit is not None and sign * (mean - rule.limit) < 0 and not _is_rounding(mean, rule.limit):
         return say("worse", f"its mean {written(mean, apart.half)} is {'below the minimum' if rule.higher else 'above the maximum'} {rule.limit:g}.", apart)
-    harm = max(rule.tolerance, rule.relative * abs(fmean(old.values())))
+    harm = max(rule.tolerance, rule.relative * abs(fmean(finite_old.values())))
     gain, (least, most) = sign * apart.value, sorted((sign * apart.low, sign * apart.high))
     same = f"the same at each of {apart.n} seeds" if not apart.value and not apart.error else ""
     facts = same or f"{written(apart.value, apart.half, sign=True)} [{written(apart.low, apart.half, sign=True)}, {written(apart.high, apart.half, sign=True)}], {apart.method}, n = {apart.n}"
@@ -270,6 +278,17 @@ def judge(
     if last:
         return say("no difference", f"{facts}: none was found, but a loss of {written(-least, apart.half)} is not left out" + (f" (the tolerance is {harm:.3g})." if harm else "."), apart)
     return say("not enough runs", f"{facts}: a loss of more than {harm:.3g} and no loss are both still possible.", apart)
+
+
+def _apart(old: Mapping[int, float], new: Mapping[int, float], level: float) -> Interval | None:
+    """Return the difference of the means, in which what is only rounding is no difference; None where a side has no spread."""
+    if min(len(old), len(new)) < FEWEST_SEEDS:
+        return None
+    return difference_of_means(old, {seed: old[seed] if seed in old and _is_rounding(value, old[seed]) else value for seed, value in new.items()}, level)
+
+
+def _is_rounding(value: float, other: float) -> bool:
+    return math.isclose(value, other, rel_tol=Tolerance().relative)
 
 
 def _runs(n: int) -> str:

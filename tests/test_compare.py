@@ -1,16 +1,23 @@
 """Two states of a project beside each other: what moved, and what made it move."""
 
 import json
+import math
+import re
 import shutil
 import subprocess
+from dataclasses import replace
+from html import unescape
 
 import pytest
 from making import command, write_notebook, write_project
 
-from mlops_nb.compare import as_html, as_markdown, compare, read_side
+from mlops_nb.compare import Comparison, Moved, Side, as_html, as_markdown, compare, draw_curve, notebook_changes, plain_text, read_side, shown_change
 from mlops_nb.errors import BadRevision
 from mlops_nb.pipeline import run_pipeline
 from mlops_nb.publish import publish
+from mlops_nb.record import this_process, write_record
+from mlops_nb.step import run
+from mlops_nb.trials import Sweep, Trial, TrialRun
 
 FIT = """
 from stars.fit import fit
@@ -101,8 +108,6 @@ def test_another_version_of_a_package_is_told(project):
         edit(project / f"results/stars/{name}.json", '"numpy": "', '"numpy": "0.')
     before, after = read_side("main", root=project), read_side(None, root=project)
     record = json.loads((project / "results/stars/20_fit.json").read_text())
-    from dataclasses import replace
-
     from mlops_nb.compare import compare_runs
 
     old = {step: replace(one, parts=record["key"]["parts"] if step == "fit" else one.parts, environment=record["environment"]) for step, one in before.steps.items()}
@@ -200,6 +205,85 @@ glue("loss", rate)
     assert page.count("fit: moved, ") == 2 and "fit: same" not in page and "fit: curve, before and after" in page and f"likeness {figure.likeness.mean:.3f}" in page
     assert "+1, +100.00% (not as wanted: lower)" in str(found)
     assert found.as_dict()["steps"][0]["figures"] == [{"name": "moved", "likeness": figure.likeness.mean}]
+
+
+def test_a_result_that_turns_nan_is_not_as_wanted():
+    """NaN is neither lower nor higher than anything, and no percentage of it is printed; a result that was NaN and is a number is as wanted."""
+    turned = Moved("loss", 0.5, math.nan, (True, True), False, "loss 0.5 → nan", "lower")
+    assert turned.change is None
+    assert shown_change(turned) == "it is no finite number (not as wanted: lower)"
+    assert shown_change(replace(turned, before=math.nan, after=0.5)) == "it was no finite number (as wanted: lower)"
+    assert shown_change(replace(turned, after=-math.inf)) == "it is no finite number (not as wanted: lower)"
+
+
+def test_a_whole_number_beyond_every_float_is_compared_without_a_traceback(tmp_path):
+    """In the text, in Markdown, in JSON and in the page."""
+    template = write_notebook(tmp_path / "a.ipynb", "glue('big', 10**400 + number)\nglue('list', [10**400, 1, number])\nglue('grows', 10**(400 * number))", parameters="number: int = 0")
+    (tmp_path / "settings.ini").write_text("[metrics]\ngrows = lower, seeds 2\n")
+    one, two = (run(template, {"number": number}).id for number in (0, 1))
+    found = compare(one, two, root=tmp_path)
+    assert "grows  1 → 1000" in str(found) and "it is no finite number (not as wanted: lower)" in str(found)
+    assert as_markdown(found) and as_html(found) and found.as_dict()["steps"][0]["results"][0]["change"] is None
+
+
+def test_a_step_that_is_new_or_gone_is_no_silence(project):
+    """Also where a tree has one step only: what one side lacks is named, and nobody says that nothing changed."""
+    (project / "nbs/pipelines/stars/20_fit.ipynb").unlink()
+    gone = compare("main", root=project)
+    assert not gone.same and "the working tree has no step fit" in str(gone)
+    for file in (project / "results/stars").glob("20_fit*"):
+        file.unlink()
+    git(project, "add", "-A")
+    git(project, "commit", "-m", "One step")
+    assert compare("HEAD", root=project).same
+    git(project, "checkout", "main~1", "--", "nbs")
+    new = compare("HEAD", root=project)
+    assert not new.same and f"{new.before.name} has no step fit" in str(new)
+
+
+def test_settings_of_two_sweeps_that_round_alike_are_two(tmp_path):
+    """They are told apart by their exact values, and shown with as many digits as that takes."""
+    def sweep(*rates):
+        trials = tuple(Trial(number, {"rate": rate, "kind": "a"}, (TrialRun({}, "succeeded", results={"score": rate}),)) for number, rate in enumerate(rates))
+        return Sweep("s", "a.ipynb", {}, {}, None, "grid", "score", "maximize", 0, len(rates), "", "", tmp_path, trials=trials)
+
+    one, two = sweep(0.10001, 0.10002, 1), sweep(0.10001, 0.10003, 1.0)
+    found = Comparison(Side("a", {}, sweep=one), Side("b", {}, sweep=two), ()).trials
+    shown = {setting: (old and old.mean, new and new.mean) for setting, old, new in found}
+    assert shown == {"kind=a, rate=1": (1, 1), 'kind="a", rate=0.10003': (None, 0.10003), 'kind="a", rate=0.10001': (0.10001, 0.10001), 'kind="a", rate=0.10002': (0.10002, None)}
+
+
+def test_outputs_of_other_kinds_are_described_too(tmp_path):
+    """A value that a cell returned and HTML that it showed, on both sides, in the text of the notebooks."""
+    template = write_notebook(tmp_path / "a.ipynb", "from IPython.display import HTML, display\ndisplay(HTML(f'<b>{number}</b>'))\nnumber + 40", parameters="number: int = 1")
+    (tmp_path / "settings.ini").touch()
+    one, two = (run(template, {"number": number}).id for number in (1, 2))
+    [text] = notebook_changes(compare(one, two, root=tmp_path))
+    assert "<b>2</b>" in text and "42" in text
+
+
+def test_a_run_without_results_is_refused(project):
+    """One that is running, and one that was lost, in a sentence; nothing is raised that nobody understands."""
+    done = run_pipeline(root=project, only="fit").runs[0]
+    for status, said in (("running", "is running; it has no results yet"), ("lost", "is lost: it ended before anything was kept of it; it has no results")):
+        record = {name: value for name, value in done.record.items() if name not in ("notebook", "results", "environment", "key")}
+        write_record(done.store, {**record, "id": f"{done.id[:-8]}{status:0<8}", "status": status, "process": this_process()})
+        with pytest.raises(BadRevision, match=said):
+            compare("main", f"{done.id[:-8]}{status:0<8}", root=project)
+
+
+def test_curves_are_drawn_the_same_each_time():
+    """Two pages of one comparison are the same bytes."""
+    assert draw_curve("loss", [3.0, 2.0, 1.0], [3.0, 1.0, 0.5]) == draw_curve("loss", [3.0, 2.0, 1.0], [3.0, 1.0, 0.5])
+
+
+@pytest.mark.parametrize("text", ["https://evil.example/y", "www.evil.example", "see #12 and a/b#3", "a@evil.example", "@everyone", "$x^2$ costs $5", "a \u202e b"])
+def test_no_address_no_issue_and_no_formula_begins_in_plain_text(text):
+    """GitHub makes links of addresses also in text that was escaped, so an empty comment parts them; and what is shown is the same text."""
+    made = plain_text(text)
+    assert not re.search(r"://|www\.|(?<!&)[#@$]|\u202e", made)
+    assert not re.search(r"://|www\.|[#@]\w", re.sub(r"<!-- -->", "\n", unescape(made)))
+    assert unescape(made.replace("<!-- -->", "")) == text.replace("\u202e", "�")
 
 
 def test_a_revision_without_published_results_is_refused(project):

@@ -304,3 +304,14 @@ def test_files_of_a_run(tmp_path):
 def test_verdicts_add_up():
     assert worst(["identical", "did not run", "differs"]) == "did not run" and share(["identical"] * 3 + ["differs"]) == 0.75
     assert Tolerance().allows(1.0, 1.0 + 1e-10)
+
+
+def test_whole_numbers_that_no_float_holds_are_compared_without_a_traceback():
+    """Neither near anything nor a difference in digits: they differ, in a sentence that can be read. In a table, too."""
+    big = 10**400
+    assert compare_values("n", big, big).verdict == "identical"
+    for before, after in ((big, big + 1), (1, big), (big, 2.5), (10**308 * 1, -(10**308))):
+        [reason] = compare_values("n", before, after, read_tolerances({"n": "1 %"})).reasons
+        assert len(reason) < 800 and "nan" not in reason
+    tables = [{"table": {"columns": ["n"], "rows": [[value], [1.5]]}} for value in (big, 2)]
+    assert compare_values("n", *tables).verdict == "differs"

@@ -121,6 +121,24 @@ def test_seeds_are_added_until_the_verdict_is_clear(project):
     assert all(verdict.word in ("no difference", "worse") for verdict in found.verdicts)
 
 
+def test_a_model_that_diverges_at_some_seeds_does_not_pass(project):
+    """NaN at one seed of three, which the baseline does not give: worse, no more seeds, and the test rows are those of the other seeds."""
+    fit = FIT.replace("GAIN", "0.0").replace("ROWS", "4000").replace('glue("loss", wrong / 4000)', 'glue("loss", float("nan") if seed == 1 else wrong / 4000)')
+    write_project(project, {"20_fit": ('catalogue = Input("stars.txt")\npredictions = Output("predictions.csv")\nseed: int = 0', fit)})
+    (project / "settings.ini").write_text(SETTINGS.replace("seeds 3\n[", "seeds 3, rows accuracy\n["))
+    found = gate(root=project, max_seeds=3)
+    assert [verdict.word for verdict in found.verdicts] == ["no difference", "worse"] and found.seeds == 3
+    assert "1 of 3 runs gave no finite number (nan), and 0 of 3 before" in found.why
+    assert "mean over 2 seeds" in found.notes[1] and found.as_dict()["verdicts"][1]["not_finite"] == [0, 1]
+
+
+def test_a_whole_number_beyond_every_float_counts_as_infinite(project):
+    write_project(project, {"20_fit": ('catalogue = Input("stars.txt")\nseed: int = 0', 'glue("loss", 10**400)')})
+    (project / "settings.ini").write_text("[metrics]\nloss = lower, seeds 2\n")
+    [verdict] = gate(root=project, max_seeds=2).verdicts
+    assert verdict.why == "loss: worse: 2 of 2 runs gave no finite number (inf), and 0 of 2 before."
+
+
 def test_a_step_that_fails_ends_the_gate_with_its_own_error(project):
     write(project, "undefined")
     (project / "settings.ini").write_text(SETTINGS)

@@ -91,10 +91,34 @@ def test_exchanging_the_sides_exchanges_better_and_worse(found, shift, higher):
     assert math.isclose(there.apart.value, -back.apart.value, abs_tol=1e-9)
 
 
-def test_a_value_that_is_no_number_is_a_run_that_is_missing():
-    """A NaN neither wins nor loses: there is one run less."""
-    old = dict(enumerate([0.9, 0.91, 0.92, 0.9, 0.91]))
-    assert judge(RULE, old, {**old, 2: math.nan}).word == "not enough runs"
+def test_a_model_that_diverges_more_often_is_worse():
+    """Half of the new runs give NaN, and the other half what the baseline gives: worse, with both counts. Infinity counts as NaN does."""
+    old = dict.fromkeys(range(20), 0.9)
+    found = judge(RULE, old, {seed: math.nan if seed % 2 else 0.9 for seed in old})
+    assert (found.word, found.lost, len(found.new)) == ("worse", (0, 10), 10)
+    assert found.why == "macro_f1: worse: 10 of 20 runs gave no finite number (nan), and 0 of 20 before."
+    assert judge(RULE, old, {**old, 2: -math.inf}).word == "worse"
+    nothing = judge(RULE, old, dict.fromkeys(old, math.nan))
+    assert nothing.word == "worse" and nothing.apart is None
+
+
+def test_where_both_sides_diverge_as_often_the_other_runs_are_judged():
+    """One NaN on each side: what is left is judged, also where it is fewer than the rule asks for, and the sentence says what was left out."""
+    old = dict(enumerate([0.9, 0.91, math.nan, 0.9, 0.91]))
+    found = judge(RULE, old, old)
+    assert (found.word, found.lost) == ("no difference", (1, 1))
+    assert found.why.endswith("1 of 5 runs here and 1 of 5 of the baseline gave no finite number, and are left out.")
+    assert judge(RULE, old, {**old, 2: 0.9}).passes
+    assert judge(RULE, old, {seed: value - 0.1 for seed, value in old.items()}).word == "worse"
+    assert judge(RULE, dict.fromkeys(old, math.nan), dict.fromkeys(old, math.nan)).word == "not enough runs"
+
+
+def test_rounding_is_no_difference():
+    """A sum of floats that is off in its last bit is neither worse nor above a maximum."""
+    lower = Rule("loss", higher=False, limit=0.3)
+    one, other = dict.fromkeys(range(5), 0.3), dict.fromkeys(range(5), 0.1 + 0.2)
+    assert judge(lower, one, other).word == judge(lower, other, one).word == "no difference"
+    assert judge(lower, one, dict.fromkeys(range(5), 0.3001)).word == "worse"
 
 
 def test_seeds_pair_only_where_half_of_them_do():
