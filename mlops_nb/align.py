@@ -42,9 +42,9 @@ def _changes(before: list, after: list) -> list:
 
 def _notebook(cells: list) -> Any:
     """Return what nbdime takes: texts in one piece, and attributes where it asks for them."""
-    from nbformat import from_dict
+    from mlops_nb.execute import as_node
 
-    return from_dict({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": _joined(cells)})
+    return as_node({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": _joined(cells)})
 
 
 def _joined(value: Any, key: str = "") -> Any:

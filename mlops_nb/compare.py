@@ -31,11 +31,10 @@ from .environment import normal_name
 from .errors import BadRevision, BadSettings, BadStore, UnknownRun
 from .graph import read_graph
 from .picture import embed
-from .plain import dump, is_number
+from .plain import dump, is_number, is_table_value
 from .publish import read_folder
 from .published import compare_keys
 from .record import find_run
-from .result import is_table
 from .revision import commit_of, lay_out_tree
 from .scene import Recorded, recorded_run
 from .settings import Settings, read_settings, under
@@ -719,7 +718,7 @@ def shown_value(
     """Return a value in at most 60 characters."""
     if not there:
         return "–"
-    if is_table(value):
+    if is_table_value(value):
         return f"a table of {len(value['table']['rows'])} rows, {len(value['table']['columns'])} columns"
     if isinstance(value, list) and len(value) > 3:
         return f"{len(value)} values, the last {shown_value(value[-1], True)}"

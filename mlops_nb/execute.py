@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Guard', 'GUARD_S', 'WHISPER_S', 'ANSWER_S', 'SAVE_EVERY_S', 'STOPPED', 'Progress', 'Outcome', 'Copy', 'start_with',
-           'way_of', 'Verdict', 'keep_watch', 'Execution', 'clean_traceback', 'Engine', 'RolePath', 'execute']
+           'way_of', 'Verdict', 'keep_watch', 'Execution', 'clean_traceback', 'Engine', 'RolePath', 'execute',
+           'as_node']
 
 # %% ../nbs/23_execute.ipynb #23-execute-02
 import asyncio
@@ -705,6 +706,15 @@ def _through_papermill(template: Template, arguments: Mapping[str, Any], executi
             for cell in execution.copy.notebook.cells:
                 cell.metadata.setdefault("papermill", {"status": "completed"})
             execution.copy.save()  # with papermill's pointer to the failing cell
+
+
+def as_node(
+    notebook: Mapping[str, Any],
+) -> Any:
+    """Return a notebook as Jupyter's tools take it, with attributes."""
+    import nbformat
+
+    return nbformat.from_dict(notebook)
 
 
 def _upgraded(nbformat: Any, template: Template) -> Any:
