@@ -9,7 +9,7 @@ __all__ = ['read_rules', 'seeds_of', 'arguments_at', 'Tree', 'baseline_tree', 'c
 # %% ../nbs/61_gate.ipynb #61-gate-02
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite
 from pathlib import Path
@@ -19,18 +19,18 @@ from typing import Any
 from .checkout import checked_out
 from .difference import is_finite
 from .digest import memory_in
-from .errors import BadRevision, BadSettings, CellFailed, did_you_mean, listed
+from .errors import BadPipeline, BadRevision, BadSettings, BadStore, CellFailed, UnknownRun, did_you_mean, listed
 from .graph import Graph, read_graph
 from .kernelspec import kernel_python
 from .pipeline import Order, Watch, run_pipelines
 from .plain import is_number
 from .reach import read_reach
-from .record import Run
+from .record import Run, find_run
 from .revision import commit_of
 from .settings import Settings, read_settings
 from .store import Store
 from .venv import moved, search_path
-from .verdict import Interval, Rule, Verdict, difference_over_rows, judge, looks_between, mcnemar, parse_rule, written
+from .verdict import Interval, Rule, Verdict, difference_over_rows, judge, judge_alone, looks_between, mcnemar, parse_rule
 
 # %% ../nbs/61_gate.ipynb #61-gate-05
 def read_rules(
@@ -78,6 +78,12 @@ class Tree:
     root: Path
     store: Path  # of the project, where its runs are also when the tree is gone
     options: Mapping[str, Any] = field(default_factory=dict)  # as `run` takes them
+    is_baseline: bool = False
+
+    @property
+    def called(self) -> str:
+        """What it is, in a sentence."""
+        return f"the baseline, {self.name}" if self.is_baseline else self.name
 
 # %% ../nbs/61_gate.ipynb #61-gate-07b
 @contextmanager
@@ -89,19 +95,27 @@ def baseline_tree(
     """Yield a checkout of the revision that shares the project's store; it is gone afterwards. Raises `BadRevision`, and `NotReproducible` where git cannot check it out."""
     commit = commit_of(settings.root, revision)
     if commit is None:
+        with suppress(UnknownRun, BadStore):
+            found = find_run(revision, settings.root)
+            if found.step != revision:
+                raise BadRevision(f"{found.id} is a run, and the gate runs both sides at several seeds, for which it needs a revision. "
+                                  f"`mlops-nb report --no-gate --against {revision}` compares with a run, without a verdict.")  # fmt: skip
         raise BadRevision(f"git knows no revision {revision!r} here. Fetch it first (in a workflow: actions/checkout with `fetch-depth: 0`).")
     with checked_out(settings.root, commit) as tree:
         store = read_settings(tree).store
         if store != settings.store:
             store.parent.mkdir(parents=True, exist_ok=True)
             store.symlink_to(settings.store, target_is_directory=True)
-        graph = read_graph(pipeline, tree)
+        try:
+            graph = read_graph(pipeline, tree)
+        except (BadPipeline, BadSettings) as refusal:
+            raise type(refusal)(f"the baseline, {revision}: {str(refusal).replace(str(tree), revision)}") from None
         for path in {path for step in graph.steps for path in step.inputs.values()}:
             if graph.writer(path) is None and not (tree / path).exists() and (settings.root / path).exists():
                 (tree / path).parent.mkdir(parents=True, exist_ok=True)
                 (tree / path).symlink_to(settings.root / path)
         paths = [*_import_paths(graph, tree, settings.root), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        yield Tree(revision, tree, settings.store, {"home": settings.root, "variables": {"PYTHONPATH": os.pathsep.join(filter(None, dict.fromkeys(paths)))}})
+        yield Tree(revision, tree, settings.store, {"home": settings.root, "variables": {"PYTHONPATH": os.pathsep.join(filter(None, dict.fromkeys(paths)))}}, is_baseline=True)
 
 
 def _import_paths(graph: Graph, tree: Path, home: Path) -> list[str]:
@@ -133,7 +147,10 @@ def collect(
     """
     numbers, orders = list(numbers), {}
     for tree in trees:  # one tree after the other: what two have in common is there when the second comes to it
-        seeds = seeds_of(read_graph(pipeline, tree.root), names)
+        try:
+            seeds = seeds_of(read_graph(pipeline, tree.root), names)
+        except BadSettings as refusal:
+            raise BadSettings(f"{tree.called}: {refusal}") from None
         for number in numbers:
             orders[tree.name, number] = Order(f"{tree.name}, seed {number}", arguments_at(seeds, number), tree.root, {"lay_out": False, **options, **tree.options})
     ended = run_pipelines(pipeline, orders.values(), jobs=jobs, pool=pool, watch=watch)
@@ -149,20 +166,24 @@ def collect(
 def values_of(
     runs: Mapping[int, Mapping[str, Run]],  # by seed and step
     result: str,  # its name
+    side: str = "the working tree",  # whose runs they are, in a sentence
 ) -> dict[int, float]:
-    """Return the result by seed. Raises `BadSettings` where no step glues it, where two do, and where it is no number."""
+    """Return the result by seed; infinity for a whole number that no float holds. Raises `BadSettings` where no step glues it, where two do, and where it is no number, with the side and the seed."""
     found = {}
     for number, steps in runs.items():
-        holders = [run for run in steps.values() if result in run.results]
+        holders, at = _holders(steps, result), f" at seed {number}" if number else ""
         if len(holders) != 1:
             names = {name for run in steps.values() for name, value in run.results.items() if is_number(value)}
             where = "no step glues it" if not holders else f"{listed([run.step for run in holders])} both glue it"
-            raise BadSettings(f"settings.ini: [metrics] names {result!r}, and {where}.{did_you_mean(result, names)}")
+            raise BadSettings(f"settings.ini: [metrics] names {result!r}, and in {side}{at}, {where}.{did_you_mean(result, names)}")
         value = holders[0].results[result]
         if not is_number(value):
-            raise BadSettings(f"settings.ini: [metrics] names {result!r}, which is no number: {str(value)[:60]!r}.")
+            raise BadSettings(f"settings.ini: [metrics] names {result!r}, which is no number in {side}{at}: {str(value)[:60]!r}.")
         found[number] = float(value) if is_finite(value) or isinstance(value, float) else (inf if value > 0 else -inf)  # a whole number that no float holds
     return found
+
+def _holders(steps: Mapping[str, Run], result: str) -> list[Run]:
+    return [run for run in steps.values() if result in run.results]
 
 # %% ../nbs/61_gate.ipynb #61-gate-11
 def rows_apart(
@@ -187,10 +208,12 @@ def rows_apart(
         if tables and (len(table) != len(tables[0]) or not table[truth].equals(tables[0][truth]) or not _same_rows(table, tables[0])):
             return "they were tested on different rows"
         tables.append(table)
-    classes = sorted(map(str, set(tables[0][truth]) | {name for table in tables for name in table.get("predicted", ())}))
-    answers = [_answers(table, truth, classes) for table in tables]
+    classes = sorted({*map(str, tables[0][truth]), *(name for table in tables for name in _classes(table, truth))})
+    answers = [_answers(table, truth) for table in tables]
     if any(one is None for one in answers):
-        return f"{output} has neither a column 'predicted' nor one for each class"
+        return f"{output} has neither a column 'predicted' nor one of numbers for each class"
+    if any(one.isna().any() for one, table in zip(answers, tables, strict=True) if "predicted" not in table):
+        return f"{output} has rows without an answer: their scores are no numbers"
     places = {name: place for place, name in enumerate(classes)}
     true, *said = (np.array([places[str(value)] for value in values]) for values in (tables[0][truth], *answers))
     return difference_over_rows(true, np.array(said[::2]), np.array(said[1::2]), score, level), mcnemar(true, said[0], said[1])
@@ -204,21 +227,44 @@ def _predictions(run: Run, output: str) -> Any:
     if file is None:
         return f"{run.step} has no output {output!r}"
     path, ending = Store(run.store).path(file["digest"]), Path(file["path"]).suffix
-    return pd.read_parquet(path) if ending == ".parquet" else pd.read_csv(path)
+    try:
+        return pd.read_parquet(path) if ending == ".parquet" else pd.read_csv(path)
+    except (ValueError, OSError, ImportError) as error:  # what pandas and pyarrow raise for a file that is no table are these
+        return f"{output} of {run.step} cannot be read as a table ({type(error).__name__})"
 
 
 def _same_rows(one: Any, other: Any) -> bool:
     """Say whether columns that name the rows agree, where there are such."""
-    return all(one[name].equals(other[name]) for name in one.columns if str(name).lower() in ("id", "index", "row") and name in other)
+    return all(one[name].equals(other[name]) for name in one.columns if str(name).lower() in _NAMES_ROWS and name in other)
 
 
-def _answers(table: Any, truth: str, classes: list[str]) -> Any:
+_NAMES_ROWS = ("id", "index", "row")  # columns that say which row it is
+
+
+def _classes(table: Any, truth: str) -> set[str]:
+    """Return the classes that a table knows: those that it answers, else those that occur, and the columns of fractions that are scores as theirs are, between 0 and 1 where theirs are."""
+    if "predicted" in table:
+        return set(map(str, table["predicted"]))
+    found = set(map(str, table[truth]))
+    columns = [name for name in table.columns if name != truth and str(name).lower() not in _NAMES_ROWS]
+    scores = table[[name for name in columns if str(name) in found]].select_dtypes("number")
+    shares = bool(((scores >= 0) & (scores <= 1)).all(axis=None))
+    if shares and bool(((scores.sum(axis=1) - 1).abs() < 1e-6).all()):
+        return found  # they add up to 1, so nothing is left for another class
+    others = [name for name in columns if str(name) not in found and table[name].dtype.kind == "f"]
+    return found | {str(name) for name in others if not shares or table[name].between(0, 1).all()}
+
+
+def _answers(table: Any, truth: str) -> Any:
+    """Return the class that each row is given, NaN where a score is none; None where the table has no column of numbers for each class."""
     if "predicted" in table:
         return table["predicted"]
-    columns = {str(name): name for name in table.columns if name != truth}
+    columns = {str(name): name for name in table.select_dtypes("number").columns if name != truth}
+    classes = sorted(_classes(table, truth))
     if not set(classes) <= set(columns):
         return None
-    return table[[columns[name] for name in classes]].idxmax(axis=1)
+    scores = table[[columns[name] for name in classes]]
+    return scores.fillna(float("-inf")).idxmax(axis=1).where(scores.notna().all(axis=1))
 
 # %% ../nbs/61_gate.ipynb #61-gate-13
 @dataclass(frozen=True)
@@ -232,6 +278,8 @@ class Gate:
     old: Mapping[int, Mapping[str, Run]]  # by seed and step
     new: Mapping[int, Mapping[str, Run]]
     notes: tuple[str, ...] = ()  # what could not be compared row by row, and how often the models disagree
+    commit: str | None = None  # of the revision
+    most: int | None = None  # the most seeds that were allowed
 
     @property
     def passes(self) -> bool:
@@ -241,7 +289,7 @@ class Gate:
     @property
     def why(self) -> str:
         """The sentence that says why."""
-        if self.unchanged:
+        if self.unchanged and self.passes:
             return f"nothing to run, nothing changed: the pipeline gives what {self.against} gives, by the same runs."
         stopped = [verdict for verdict in self.verdicts if not verdict.passes]
         return " ".join(verdict.why for verdict in stopped or self.verdicts)
@@ -254,7 +302,7 @@ class Gate:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        return "\n".join([*(verdict.why for verdict in self.verdicts if not self.unchanged), *self.notes, ("passes: " if self.passes else "does not pass: ") + self.why])
+        return "\n".join([*(verdict.why for verdict in self.verdicts if not self.unchanged or not verdict.passes), *self.notes, ("passes: " if self.passes else "does not pass: ") + self.why])
 
     __repr__ = __str__
 
@@ -297,24 +345,30 @@ def gate(
         on_line(f"{against} at its own seed")
         [old] = collect(name, [there], [0], names, **options)
         if {run.id for run in old[0].values()} == {run.id for run in new[0].values()}:
-            return Gate(_called(settings, against), tuple(_unchanged(rule, old, new) for rule in rules), 1, True, old, new)
-        _check_results(rules, old, new)
+            verdicts = [judge_alone(rule, values_of(new, rule.result), same=True) for rule in rules]
+            return Gate(_called(settings, against), tuple(verdicts), 1, True, old, new, (), commit_of(settings.root, against), most)
+        _check_results(rules, old, new, there.called)
         for n in looks:
             wanted = range(len(new), n)
             on_line(f"both at {len(wanted)} more seed{'s' * (len(wanted) > 1)}, {n} in all")
             more = collect(name, [here, there], wanted, names, **options)
             new, old = new | more[0], old | more[1]
-            verdicts, notes = _judged(rules, old, new, settings, shares=len(looks) * len(rules), last=n == looks[-1])
-            if all(verdict.word != "not enough runs" for verdict in verdicts):
+            verdicts, notes = _judged(rules, old, new, settings, shares=len(looks) * len(rules), last=n == looks[-1], baseline=there.called)
+            if all(verdict.word != "not enough runs" or verdict.unheld for verdict in verdicts):
                 break
-        return Gate(_called(settings, against), tuple(verdicts), n, False, old, new, tuple(notes))
+        return Gate(_called(settings, against), tuple(verdicts), n, False, old, new, tuple(notes), commit_of(settings.root, against), most)
 
 
-def _check_results(rules: Iterable[Rule], *sides: Mapping) -> None:
-    """Refuse a rule for a result that is not there, before the other seeds are run."""
+def _check_results(rules: Iterable[Rule], old: Mapping, new: Mapping, baseline: str) -> None:
+    """Refuse a rule for a result that is not there, before the other seeds are run. The baseline need not have it yet."""
     for rule in rules:
-        for side in sides:
-            values_of(side, rule.result)
+        values_of(new, rule.result)
+        if not _is_new(rule, old):
+            values_of(old, rule.result, baseline)
+
+
+def _is_new(rule: Rule, old: Mapping) -> bool:
+    return not _holders(old[0], rule.result)
 
 
 def _called(settings: Settings, revision: str) -> str:
@@ -322,16 +376,14 @@ def _called(settings: Settings, revision: str) -> str:
     return revision if commit.startswith(revision) else f"{revision} ({commit[:7]})"
 
 
-def _unchanged(rule: Rule, old: Mapping, new: Mapping) -> Verdict:
-    before, after = values_of(old, rule.result), values_of(new, rule.result)
-    return Verdict(rule, "no difference", f"{rule.result}: no difference: the same run gives it on both sides.", tuple(before.values()), tuple(after.values()), None)
-
-
-def _judged(rules: Iterable[Rule], old: Mapping, new: Mapping, settings: Settings, shares: int, last: bool) -> tuple[list[Verdict], list[str]]:
+def _judged(rules: Iterable[Rule], old: Mapping, new: Mapping, settings: Settings, shares: int, last: bool, baseline: str) -> tuple[list[Verdict], list[str]]:
     """Return the verdict on each rule, and what is to be said of the test rows."""
     made, notes = [], []
     for rule in rules:
-        before, after = values_of(old, rule.result), values_of(new, rule.result)
+        if _is_new(rule, old):
+            made.append(judge_alone(rule, values_of(new, rule.result)))
+            continue
+        before, after = values_of(old, rule.result, baseline), values_of(new, rule.result)
         over_rows = None
         if rule.rows:
             over_rows, note = _over_rows(rule, old, new, settings, 1 - 0.05 / shares)
@@ -356,8 +408,7 @@ def _over_rows(rule: Rule, old: Mapping, new: Mapping, settings: Settings, level
         return None, f"not compared row by row: {found}."
     apart, (lost, won, p) = found
     change = fmean(after[number] for number in numbers) - fmean(before[number] for number in numbers)
-    said = (f"over {apart.n:,} test rows, of the mean over {len(numbers)} seeds: {written(apart.value, apart.half, sign=True)} "
-            f"[{written(apart.low, apart.half, sign=True)}, {written(apart.high, apart.half, sign=True)}], {apart.method}; "
+    said = (f"over {apart.n:,} test rows, of the mean over {len(numbers)} seeds: {apart.text}, {apart.method}; "
             f"at the first seed only the old model is right on {lost}, only the new one on {won}, p = {p:.2g} (McNemar 1947).")  # fmt: skip
     if abs(apart.value - change) > max(1e-6, apart.error / 10):
         return None, f"{said} That is not the result, which moved by {change:+.4g}, so it does not count."

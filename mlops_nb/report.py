@@ -32,7 +32,7 @@ from .revision import git_says
 from .scene import recorded_run
 from .settings import read_settings, under
 from .store import write_whole
-from .verdict import Interval, Verdict, difference_of_means, written
+from .verdict import Verdict, difference_of_means, written
 
 # %% ../nbs/68_report.ipynb #68-report-04
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Report:
         """The verdict in a few words."""
         if self.gate is None:
             return "nothing changed" if self.comparison.same else "not judged"
-        if self.gate.unchanged and (self.comparison.untried or self._moved_by_packages):
+        if self.gate.unchanged and self.gate.passes and (self.comparison.untried or self._moved_by_packages):
             return "not judged"
         return ("nothing changed" if self.gate.unchanged else "passes") if self.gate.passes else "does not pass"
 
@@ -61,13 +61,15 @@ class Report:
         """The sentence that says why."""
         untried = "".join(f" {sentence}: install it, and run again." for sentence in self.comparison.untried)
         if self.gate is not None:
-            if self.gate.unchanged and self._packages:
+            if self.gate.unchanged and self.gate.passes and self._packages:
                 return self._about_packages + untried
             return f"with the packages that are installed, {self.gate.why}{untried}" if untried else self.gate.why
         if untried:
             return untried.strip()
         if self.comparison.same:
             return "nothing to run, nothing changed: the same code, arguments, data, environment and results."
+        if read_settings(self.root).metrics:
+            return "the gate was not asked, so nobody can say whether this is better."
         return "no rule in settings.ini, [metrics], says which results count, so nobody can say whether this is better."
 
     @property
@@ -136,7 +138,7 @@ def metric_rows(
     for verdict in gate.verdicts:
         old, new = (_mean(values) + (f", {lost} not finite" if lost else "") for values, lost in zip((verdict.old, verdict.new), verdict.lost, strict=True))
         apart = verdict.apart
-        shown = "–" if apart is None else _with_interval(apart) if apart.error else written(apart.value, 0.0, sign=True)
+        shown = "–" if apart is None else apart.text if apart.error else written(apart.value, 0.0, sign=True)
         rows.append((verdict.rule.result, old, new, shown, verdict.word))
     return rows
 
@@ -176,11 +178,8 @@ def _over_seeds(gate: Gate | None, step: str, moved: Moved) -> tuple[str, str, s
     apart = difference_of_means(old, new)
     if not apart.error:
         return None  # no seed moves it
-    return _mean(tuple(old.values())), _mean(tuple(new.values())), f"{_with_interval(apart)}{wanted_way(moved, apart.value)}"
+    return _mean(tuple(old.values())), _mean(tuple(new.values())), f"{apart.text}{wanted_way(moved, apart.value)}"
 
-
-def _with_interval(apart: Interval) -> str:
-    return f"{written(apart.value, apart.half, sign=True)} [{written(apart.low, apart.half, sign=True)}, {written(apart.high, apart.half, sign=True)}]"
 
 # %% ../nbs/68_report.ipynb #68-report-11
 def commands_for(
@@ -199,7 +198,8 @@ def commands_for(
         last = arguments_at(seeds, report.gate.seeds - 1)
         words = " ".join(f"-p {shlex.quote(f'{step}.{name}={value}')}" for step, values in last.items() for name, value in values.items())
         found.append((f"run it at the last of the {report.gate.seeds} seeds", f"mlops-nb run {pipeline} {words}".replace("  ", " ")))
-        found.append(("have the verdict again", f"mlops-nb gate {pipeline} --against {shlex.quote(report.gate.against.partition(' ')[0])}".replace("  ", " ")))
+        most = f" --max-seeds {report.gate.most}" if report.gate.most else ""
+        found.append(("have the verdict again", f"mlops-nb gate {pipeline} --against {shlex.quote(report.gate.commit or report.gate.against.partition(' ')[0])}{most}".replace("  ", " ")))
     for one in report.comparison.steps:
         if one.after is not None and not one.same:
             found.append((f"have the numbers of {one.step} again, and compare them", f"mlops-nb reproduce {one.after.record['id']}"))
@@ -232,7 +232,7 @@ def statement_of(
 ) -> Statement:
     """Return what the comment says, each text cut to the length that a comment may have. On a forge, its number of the pull request is in it."""
     steps = report.comparison.steps
-    judged = report.gate is not None and not report.gate.unchanged
+    judged = report.gate is not None and not (report.gate.unchanged and report.gate.passes)
     reasons: list[Any] = [(kind, steps_in_words(report.comparison, names), text) for kind, text, names in report.comparison.reasons]
     reasons += [("environment", file, f"{name} {old} → {new}") for name, (file, old, new) in report.comparison.pins.items()]
     missing = [("not compared", "", one.missing) for one in steps if one.missing]
@@ -291,7 +291,7 @@ def _page(report: Report) -> Iterator[str]:
     comparison = report.comparison
     yield f"<h1>{escape(report.pipeline or 'Two runs')}</h1><p class=faint>{escape(comparison.before.name)} → {escape(comparison.after.name)}</p>"
     yield f'<div class="verdict {_CLASS[report.headline]}"><strong>{escape(report.headline)}</strong><br><span>{escape(report.why)}</span></div>'
-    if report.gate is not None and not report.gate.unchanged:
+    if report.gate is not None and not (report.gate.unchanged and report.gate.passes):
         rows = "".join(f"<tr><td>{breakable(row[0])}</td>{''.join(f'<td class=number>{escape(cell)}</td>' for cell in row[1:4])}<td><span class='chip {_WORDS[row[4]]}'>{escape(row[4])}</span></td></tr>" for row in metric_rows(report.gate))
         head = _head("result", "baseline", "here", "difference", "verdict")
         yield f"<h2>What counts</h2><div class=wide><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>"
@@ -344,8 +344,7 @@ def comparison_page(
 
 
 def _level(verdicts: Iterable[Verdict]) -> str:
-    levels = {f"{verdict.apart.level:.1%}" for verdict in verdicts if verdict.apart is not None}
-    return " or ".join(sorted(levels)) or "95.0%"
+    return " or ".join(sorted({verdict.apart.percent for verdict in verdicts if verdict.apart is not None})) or "95 %"
 
 
 def _methods(verdicts: Iterable[Verdict]) -> str:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEWEST_SEEDS', 'REPLICATES', 'VERDICTS', 'Rule', 'parse_rule', 'Interval', 'difference_of_means',
-           'difference_over_rows', 'mcnemar', 'with_rows', 'Verdict', 'judge', 'written', 'looks_between',
-           'error_rates']
+           'difference_over_rows', 'mcnemar', 'with_rows', 'Verdict', 'judge', 'judge_alone', 'written',
+           'looks_between', 'error_rates']
 
 # %% ../nbs/59_verdict.ipynb #59-verdict-02
 import math
@@ -101,6 +101,18 @@ class Interval:
     def half(self) -> float:
         """Half of its width."""
         return (self.high - self.low) / 2
+
+    @property
+    def percent(self) -> str:
+        """The level as it is written, such as `95 %` or `99.96 %`: never 100 %."""
+        decimals = max(1, math.ceil(-math.log10(100 * (1 - self.level)))) if 0 < self.level < 1 else 1
+        text = f"{100 * self.level:.{decimals}f}"
+        return f"{text.rstrip('0').rstrip('.')} %"
+
+    @property
+    def text(self) -> str:
+        """The value with its interval and the level of that, such as `+0.012, 95 % [+0.004, +0.020]`."""
+        return f"{written(self.value, self.half, sign=True)}, {self.percent} [{written(self.low, self.half, sign=True)}, {written(self.high, self.half, sign=True)}]"
 
 
 def difference_of_means(
@@ -228,12 +240,13 @@ class Verdict:
     new: tuple[float, ...]
     apart: Interval | None  # new minus old; None where there are too few runs
     over_rows: Interval | None = None  # the same over test rows, where predictions are kept
+    unheld: bool = False  # the baseline has no such result, so that only the limit of the rule counts
     lost: tuple[int, int] = (0, 0)  # how many runs of the baseline and of the new side gave NaN or an infinite number; `old` and `new` are without them
 
     @property
     def passes(self) -> bool:
         """Whether the gate is open for it."""
-        return self.word in ("better", "no difference")
+        return self.word in ("better", "no difference") or (self.unheld and self.word == "not enough runs")
 
 
 def judge(
@@ -251,7 +264,7 @@ def judge(
     left_out = f" {lost[1]} of {_runs(len(new))} here and {lost[0]} of {len(old)} of the baseline gave no finite number, and are left out." if any(lost) else ""
 
     def say(word: str, why: str, apart: Interval | None = None) -> Verdict:
-        return Verdict(rule, word, f"{rule.result}: {word}: {why}{left_out}", tuple(finite_old.values()), tuple(finite_new.values()), apart, over_rows, lost)
+        return Verdict(rule, word, f"{rule.result}: {word}: {why}{left_out}", tuple(finite_old.values()), tuple(finite_new.values()), apart, over_rows, lost=lost)
 
     if min(len(old), len(new)) < max(rule.seeds, FEWEST_SEEDS):
         return say("not enough runs", f"{_runs(len(new))} here and {_runs(len(old))} of the baseline, and {rule.seeds} of each are asked for.")
@@ -268,7 +281,7 @@ def judge(
     harm = max(rule.tolerance, rule.relative * abs(fmean(finite_old.values())))
     gain, (least, most) = sign * apart.value, sorted((sign * apart.low, sign * apart.high))
     same = f"the same at each of {apart.n} seeds" if not apart.value and not apart.error else ""
-    facts = same or f"{written(apart.value, apart.half, sign=True)} [{written(apart.low, apart.half, sign=True)}, {written(apart.high, apart.half, sign=True)}], {apart.method}, n = {apart.n}"
+    facts = same or f"{apart.text}, {apart.method}, n = {apart.n}"
     if least > 0 and gain > harm:
         return say("better", f"{facts}.", apart)
     if most < 0 and -gain > harm:
@@ -278,6 +291,24 @@ def judge(
     if last:
         return say("no difference", f"{facts}: none was found, but a loss of {written(-least, apart.half)} is not left out" + (f" (the tolerance is {harm:.3g})." if harm else "."), apart)
     return say("not enough runs", f"{facts}: a loss of more than {harm:.3g} and no loss are both still possible.", apart)
+
+
+def judge_alone(
+    rule: Rule,
+    values: Mapping[int, float],  # value by seed
+    same: bool = False,  # whether the baseline has the same runs; else it has no such result
+) -> Verdict:
+    """Return the verdict on a result that there is nothing to hold against: `worse` where the rule has a limit that its mean does not reach, or where a run gave no finite number. Else it passes."""
+    said = "the same run gives it on both sides" if same else "not judged: the baseline has no such result"
+    numbers = tuple(value for value in values.values() if math.isfinite(value))
+    old, lost = numbers if same else (), len(values) - len(numbers)
+    mean, sign = fmean(numbers) if numbers else math.nan, 1 if rule.higher else -1
+    word, why = ("no difference" if same else "not enough runs"), f"{said}."
+    if lost and (not same or rule.limit is not None):
+        word, why = "worse", f"{lost} of {_runs(len(values))} gave no finite number; {said}."
+    elif rule.limit is not None and sign * (mean - rule.limit) < 0 and not _is_rounding(mean, rule.limit):
+        word, why = "worse", f"its mean {written(mean, 0.0)} over {_runs(len(numbers))} is {'below the minimum' if rule.higher else 'above the maximum'} {rule.limit:g}; {said}."
+    return Verdict(rule, word, f"{rule.result}: {word}: {why}", old, numbers, None, unheld=not same, lost=(lost if same else 0, lost))
 
 
 def _apart(old: Mapping[int, float], new: Mapping[int, float], level: float) -> Interval | None:

@@ -2,13 +2,15 @@
 
 import json
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from making import command, write_project
 
-from mlops_nb.errors import BadSettings, CellFailed
-from mlops_nb.gate import gate
+from mlops_nb.errors import BadRevision, BadSettings, CellFailed
+from mlops_nb.gate import gate, rows_apart
 from mlops_nb.record import runs
+from mlops_nb.store import Store
 
 FIT = """
 import random
@@ -144,6 +146,63 @@ def test_a_step_that_fails_ends_the_gate_with_its_own_error(project):
     (project / "settings.ini").write_text(SETTINGS)
     with pytest.raises(CellFailed, match="NameError"):
         gate(root=project)
+
+
+def test_a_class_that_no_test_row_has_can_be_answered(tmp_path):
+    """The new model gives most of its probability to a class that the truth does not hold: every answer is wrong. What is no score, such as an id or a magnitude, is no class."""
+    store = Store(tmp_path)
+
+    def run_with(content, name="predictions.csv"):
+        return SimpleNamespace(step="fit", store=tmp_path, record={"outputs": {"predictions": {"path": name, "digest": store.put(content)}}})
+
+    old = run_with(b"ID,class,magnitude,a,b,c\n1,a,15.5,0.9,0.1,0.0\n2,b,15.5,0.2,0.8,0.0\n")
+    new = run_with(b"ID,class,magnitude,a,b,c\n1,a,15.5,0.3,0.1,0.6\n2,b,15.5,0.2,0.3,0.5\n")
+    apart, (lost, won, _) = rows_apart([old], [new], "predictions", "class", "accuracy")
+    assert (apart.value, lost, won) == (-1.0, 2, 0)
+    assert rows_apart([old], [run_with(b"PK\x03\x04\xff\xfe")], "predictions", "class", "accuracy") == "predictions of fit cannot be read as a table (UnicodeDecodeError)"
+    assert rows_apart([old], [run_with(b"")], "predictions", "class", "accuracy") == "predictions of fit cannot be read as a table (EmptyDataError)"
+    assert "cannot be read as a table" in rows_apart([old], [run_with(b"no parquet", "p.parquet")], "predictions", "class", "accuracy")
+    assert rows_apart([old], [run_with(b"ID,class,a,b\n1,a,,0.1\n2,b,0.2,0.8\n")], "predictions", "class", "accuracy") == "predictions has rows without an answer: their scores are no numbers"
+
+
+def test_a_minimum_holds_also_where_nothing_changed(project):
+    """The same run on both sides does not pass where what it gives is below the minimum."""
+    (project / "settings.ini").write_text("[metrics]\nscore = higher, seeds 2, minimum 0.99\n")
+    done = command("gate", "--against", "main", cwd=project)
+    assert done.returncode == 1 and "does not pass: score: worse: its mean 0." in done.stdout and "is below the minimum 0.99" in done.stdout, done.stdout
+    (project / "settings.ini").write_text("[metrics]\nscore = higher, seeds 2, minimum 0.5\n")
+    assert gate(root=project).passes
+
+
+def test_a_change_may_add_a_result(project):
+    """What the baseline does not glue is not held against it: only a limit counts, and no seeds are added for it."""
+    fit = FIT.replace("GAIN", "0.0").replace("ROWS", "4000") + 'glue("speed", 5.0)\n'
+    write_project(project, {"20_fit": ('catalogue = Input("stars.txt")\npredictions = Output("predictions.csv")\nseed: int = 0', fit)})
+    (project / "settings.ini").write_text("[metrics]\nspeed = higher, seeds 2\n")
+    found = gate(root=project, max_seeds=4)
+    assert found.passes and found.seeds == 2 and found.why == "speed: not enough runs: not judged: the baseline has no such result."
+    (project / "settings.ini").write_text("[metrics]\nspeed = higher, seeds 2, minimum 6\n")
+    found = gate(root=project, max_seeds=4)
+    assert not found.passes and found.why == "speed: worse: its mean 5 over 2 runs is below the minimum 6; not judged: the baseline has no such result."
+
+
+def test_a_refusal_names_the_side_and_the_seed(project):
+    """Of the baseline it is said that it is the baseline; of a result that is missing at one seed, at which."""
+    fit = ('catalogue = Input("stars.txt")\nseed: int = 0', 'glue("score", 0.9 + seed) if seed != 1 else None')
+    write_project(project, {"20_fit": fit})
+    git(project, "commit", "-am", "Now and then")
+    write_project(project, {"20_fit": (fit[0], 'glue("score", 0.9 + seed)')})
+    (project / "settings.ini").write_text("[metrics]\nscore = higher, seeds 2\n")
+    with pytest.raises(BadSettings, match="names 'score', and in the baseline, main at seed 1, no step glues it"):
+        gate(root=project, max_seeds=2)
+    write_project(project, {"20_fit": ('catalogue = Input("stars.txt")', 'glue("score", 0.9)')})
+    git(project, "commit", "-am", "No seed")
+    write_project(project, {"20_fit": (fit[0], 'glue("score", 0.9 + seed)')})
+    with pytest.raises(BadSettings, match="^the baseline, main: no step of stars declares a parameter called seed"):
+        gate(root=project, max_seeds=2)
+    run = runs(project)[0]
+    with pytest.raises(BadRevision, match=f"{run.id} is a run, and the gate .* needs a revision. `mlops-nb report --no-gate --against {run.id}`"):
+        gate(run.id, root=project)
 
 
 def test_a_result_that_nobody_glues_is_refused(project):

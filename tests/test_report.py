@@ -66,6 +66,7 @@ def test_a_changed_function_is_named_with_both_curves_and_the_verdict_first(proj
     done = command("report", cwd=project)
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("does not pass: score: worse: −0.015")
+    assert ", 95 % [" in done.stdout
     html, markdown = ((project / "report" / name).read_text() for name in ("report.html", "report.md"))
     page = Page(html)
     assert "script" not in page.tags and all(one.startswith("data:image/") for one in page.loads)
@@ -78,6 +79,11 @@ def test_a_changed_function_is_named_with_both_curves_and_the_verdict_first(proj
     statement = read_statement((project / "report/report.json").read_bytes())
     assert (statement.headline, statement.metrics[0].verdict, statement.commit) == ("does not pass", "worse", None)  # the change is in no commit
     assert "hunter2" not in html + markdown + str(statement)
+    commit = subprocess.run(["git", "rev-parse", "main"], cwd=project, capture_output=True, text=True, check=True).stdout.strip()
+    assert f"mlops-nb gate stars --against {commit} --max-seeds 2" in markdown  # the same verdict when main has gone on
+    alone = command("report", "--no-gate", cwd=project)
+    assert alone.stdout.startswith("not judged: the gate was not asked, so nobody can say"), alone.stdout
+    assert ", 95 % [" in markdown
 
 
 def test_a_change_of_prose_is_said_to_change_nothing(project):

@@ -135,6 +135,13 @@ def test_the_same_over_all_seeds_is_no_noise():
     assert judge(RULE, same, dict.fromkeys(range(5), 0.89)).word == "worse"
 
 
+@pytest.mark.parametrize(("level", "text"), [(0.95, "95 %"), (0.99375, "99.4 %"), (0.99958, "99.96 %"), (0.999958, "99.996 %"), (0.9875, "98.8 %")])
+def test_a_level_is_never_written_as_certainty(level, text):
+    """And each interval is written with its level."""
+    apart = difference_of_means({0: 0.9, 1: 0.92, 2: 0.91}, {0: 0.91, 1: 0.95, 2: 0.92}, level)
+    assert apart.percent == text and f", {text} [−" in apart.text
+
+
 def test_rows_that_do_not_belong_together_are_refused():
     with pytest.raises(ValueError, match="3 rows of truth, 3 and 2 answers"):
         difference_over_rows(np.zeros(3), np.zeros(3), np.zeros(2))
