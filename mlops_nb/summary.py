@@ -122,7 +122,8 @@ def summary_of_run(
         Section("Have it again", rows=((f"mlops-nb reproduce {run.id}",), (_command(run),))),
     ]
     error = record.get("error") or {}
-    why = error.get("message") or f"it took {run.seconds:.1f} s; one run says nothing of the noise of its numbers"
+    took = "it has not ended" if run.seconds is None else f"it took {run.seconds:.1f} s; one run says nothing of the noise of its numbers"
+    why = error.get("message") or took
     return Summary(run.step, run.status, why, run.status == "succeeded", tuple(one for one in sections if one.rows or one.html), _where(record))
 
 

@@ -15,7 +15,7 @@ from making import cell, command, write_project
 from mlops_nb.beside import document
 from mlops_nb.board import write_board
 from mlops_nb.errors import BadArgument, BadStore
-from mlops_nb.record import read_record, write_record
+from mlops_nb.record import read_record, this_process, write_record
 
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="NO BROWSER: the board was not tested. Install one (Debian: apt install chromium), or say in CHROMIUM where it is.")
@@ -398,3 +398,10 @@ def test_names_with_a_dot_are_shown_whole(tmp_path, watched):
     page = watched().open(write_board(tmp_path / "board", write_runs(tmp_path, record(1, step="train.v2 (b)", pipeline="v1.0"), record(2))).page)
     shown = page.evaluate("['status', 'step', 'pipeline'].map(id => [...document.getElementById(id).options].slice(1).map(one => one.text))")
     assert shown == [["succeeded"], ["train", "train.v2 (b)"], ["stars", "v1.0"]]
+
+
+@pytest.mark.parametrize("status", ["running", "lost"])
+def test_the_report_of_a_run_that_has_not_ended(tmp_path, status):
+    root = write_runs(tmp_path, record(0) | {"status": status, "seconds": None, "notebook": None, "process": {**this_process(), "host": "another"}})
+    done = command("report", record(0)["id"], cwd=root)
+    assert done.returncode in (0, 1) and "it has not ended" in done.stdout, done.stderr
