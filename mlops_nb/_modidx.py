@@ -1113,6 +1113,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlops_nb.record.Runs': ('record.html#runs', 'mlops_nb/record.py'),
                                  'mlops_nb.record.Runs._repr_html_': ('record.html#runs._repr_html_', 'mlops_nb/record.py'),
                                  'mlops_nb.record.Runs.frame': ('record.html#runs.frame', 'mlops_nb/record.py'),
+                                 'mlops_nb.record._answered': ('record.html#_answered', 'mlops_nb/record.py'),
                                  'mlops_nb.record._columns': ('record.html#_columns', 'mlops_nb/record.py'),
                                  'mlops_nb.record._file': ('record.html#_file', 'mlops_nb/record.py'),
                                  'mlops_nb.record._html': ('record.html#_html', 'mlops_nb/record.py'),

@@ -723,7 +723,7 @@ def _upgraded(nbformat: Any, template: Template) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return nbformat.from_dict(nbformat.reads(json.dumps(template.notebook), as_version=4))
+        return as_node(nbformat.reads(json.dumps(template.notebook), as_version=4))
 
 
 # jsonschema would check URIs, dates and colours with these, and a notebook has none: one compiles a grammar for 0.9 s. papermill takes pyarrow for HDFS alone.

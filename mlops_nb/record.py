@@ -299,9 +299,7 @@ def _rows(store: Path, where: str, values: tuple, order: str) -> list[tuple]:
             return held[1].execute(query, values).fetchall()
     for _ in range(2):  # as it is; made again, where it was broken
         try:
-            with closing(_opened(index)) as connection:
-                _refresh(store, connection)
-                return connection.execute(query, values).fetchall()
+            return _answered(store, _opened(index), query, values)
         except sqlite3.OperationalError as error:  # it cannot be written, or another process has it
             if is_busy(error):
                 _stuck_until[index] = time.monotonic() + STUCK_S
@@ -311,11 +309,15 @@ def _rows(store: Path, where: str, values: tuple, order: str) -> list[tuple]:
                 break
             index.unlink(missing_ok=True)  # not a database, or a broken one
     try:
-        with closing(sqlite3.connect(":memory:")) as connection:
-            _refresh(store, connection)
-            return connection.execute(query, values).fetchall()
+        return _answered(store, sqlite3.connect(":memory:"), query, values)
     except sqlite3.DatabaseError as error:
         raise BadStore(f"the records in {store} cannot be listed: {error}.") from error
+
+
+def _answered(store: Path, opened: sqlite3.Connection, query: str, values: tuple) -> list[tuple]:
+    with closing(opened) as connection:
+        _refresh(store, connection)
+        return connection.execute(query, values).fetchall()
 
 
 _listing: ContextVar[tuple[Path, sqlite3.Connection] | None] = ContextVar("_listing", default=None)
