@@ -549,6 +549,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_nb.execute.Execution._listening': ('execute.html#execution._listening', 'mlops_nb/execute.py'),
                                   'mlops_nb.execute.Execution._note': ('execute.html#execution._note', 'mlops_nb/execute.py'),
                                   'mlops_nb.execute.Execution._report': ('execute.html#execution._report', 'mlops_nb/execute.py'),
+                                  'mlops_nb.execute.Execution._report_at_intervals': ( 'execute.html#execution._report_at_intervals',
+                                                                                       'mlops_nb/execute.py'),
                                   'mlops_nb.execute.Execution._run': ('execute.html#execution._run', 'mlops_nb/execute.py'),
                                   'mlops_nb.execute.Execution._run_cell': ('execute.html#execution._run_cell', 'mlops_nb/execute.py'),
                                   'mlops_nb.execute.Execution._save_at_intervals': ( 'execute.html#execution._save_at_intervals',

@@ -274,7 +274,10 @@ def _fork(
         if answer and "cold" in answer:
             raise Cold(answer["cold"])
         gone += answer is None  # a stale one leaves, and the next one is fresh
-    raise Cold("its server ended while it imported")
+    raise Cold(_ENDED)
+
+
+_ENDED = "its server ended while it imported"
 
 
 OUT_S = 86400.0  # how long an import that cannot be shared is left out
@@ -321,7 +324,7 @@ def _connect(address: Path, warmth: Warmth, lock: Path) -> socket.socket:
             _start(address, warmth, lock)
             connection = _try(address)
     if connection is None:
-        raise Cold("its server does not listen")
+        raise Cold(_ENDED)
     return connection
 
 

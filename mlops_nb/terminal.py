@@ -90,7 +90,7 @@ class Display:
         self.write = write or (lambda text: print(text, file=sys.stderr, end="", flush=True))
         self._titles: dict[str, str] = {}  # by step
         self._last = ""  # the step that was named last
-        self._told: dict[str, float] = {}  # when something was last written about a step
+        self._told: dict[str, tuple[float, str]] = {}  # what was last written about a step, and when
         self._lines: dict[str, str] = {}  # the line of each step that runs, on a terminal
         self._drawn, self._drawn_at = 0, 0.0  # how many of those lines are there, since when
 
@@ -109,14 +109,15 @@ class Display:
         name, now = self._last if name is None else name, time.monotonic()
         title, started = self._titles.get(name, name), name not in self._told
         where = f"cell {progress.cell}/{progress.cells}" if progress.cell else "starting the kernel"
+        news = f"{where}  {progress.line}"
         line = f"{title}: {where}, {duration(progress.seconds)}" + (f"  {progress.line}" if progress.line else "")
         if self.live:
             self._lines[name] = "".join(character for character in line if character.isprintable())
-            self._told[name] = now
+            self._told[name] = now, news
             if started or now - self._drawn_at >= 0.1:
                 self._draw()
-        elif started or now - self._told[name] >= EVERY_S:
-            self._told[name] = now
+        elif started or (now - self._told[name][0] >= EVERY_S and news != self._told[name][1]):
+            self._told[name] = now, news
             self.write(f"{title}: started\n" if started else visible(line, colours=True) + "\n")
 
     def end(

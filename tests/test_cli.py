@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from xml.etree import ElementTree
@@ -109,7 +110,7 @@ def test_on_a_terminal_one_line_moves(tmp_path):
         process.wait(60)
     os.close(primary)
     text = written.decode()
-    assert process.returncode == 0 and "\r" in text and "cell 1/1" in text and "epoch 3" in text
+    assert process.returncode == 0 and "\r" in text and "cell 1/1" in text and re.search(r"epoch \d", text)
     assert text.rstrip().splitlines()[-1].split("\x1b[K")[-1].startswith("t: succeeded in ")
 
 
@@ -130,9 +131,9 @@ def test_without_a_terminal_a_line_every_ten_seconds(monkeypatch):
     monkeypatch.setattr(mlops_nb.terminal.time, "monotonic", lambda: clock[0] + 1)
     display = mlops_nb.terminal.Display(live=False, write=written.append)
     display.step("train", 2, 3)
-    for second in range(0, 25):
+    for second in range(0, 50):  # after 20 s the cell is quiet: the clock goes on, and nothing new is said of it
         clock[0] = second
-        display.progress(Progress(1, 4, float(second), f"epoch {second}"))
+        display.progress(Progress(1, 4, float(second), f"epoch {min(second, 20)}"))
     assert written == ["[2/3] train: started\n", "[2/3] train: cell 1/4, 10.0 s  epoch 10\n", "[2/3] train: cell 1/4, 20.0 s  epoch 20\n"]
 
 

@@ -50,6 +50,15 @@ def test_a_notebook_that_runs(tmp_path):
     assert all(cell["seconds"] > 0 for cell in one.record["cells"])
 
 
+def test_a_quiet_cell_is_told_of(tmp_path):
+    """Once a second, with the last line that it printed, which the next cell does not inherit."""
+    told = []
+    run(tmp_path, "import time; print('epoch', 7)\ntime.sleep(2.5)", "time.sleep(1.5)", on_progress=told.append)
+    quiet = [progress.seconds for progress in told if progress.cell == 1 and progress.line == "epoch 7"]
+    assert len(quiet) >= 3 and quiet[-1] - quiet[0] >= 1
+    assert {progress.line for progress in told if progress.cell == 2} == {""}
+
+
 def test_a_cell_that_raises(tmp_path):
     """The error shows the cell's source and a traceback without colours; the cells after it never ran."""
     with pytest.raises(CellFailed) as failure:

@@ -93,7 +93,7 @@ def test_a_network_that_learns_from_a_part_of_the_stars_is_worse(branch):
     html, markdown = ((root / "report" / name).read_text() for name in ("report.html", "report.md"))
     for text in ("mlops_nb/studies/variables/network.py: function train_network", "train: validation_loss_curve, before and after", "train: train_loss_curve, before and after", "Student 1908", "McNemar 1947"):
         assert text in html
-    assert re.search(r"network_macro_f1</code></td><td><code>0\.\d+ ± .*?−0\.\d+ \[−0\.\d+, −0\.\d+\]</code></td><td>worse", markdown)
+    assert re.search(r"network_macro_f1</code></td><td><code>0\.\d+ ± .*?−0\.\d+, [\d.]+ % \[−0\.\d+, −0\.\d+\]</code></td><td>worse", markdown)
     assert "function train_network changed" in markdown
     # each side ran its own code: what the baseline gives at its second seed is what `main` gives there
     gate = json.loads(tool(root, "gate", "--against", "main", "--json").stdout)["verdicts"][0]
