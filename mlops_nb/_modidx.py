@@ -896,6 +896,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mlops_nb.pipeline._Work.take': ('pipeline.html#_work.take', 'mlops_nb/pipeline.py'),
                                    'mlops_nb.pipeline._Work.tell': ('pipeline.html#_work.tell', 'mlops_nb/pipeline.py'),
                                    'mlops_nb.pipeline._blocked': ('pipeline.html#_blocked', 'mlops_nb/pipeline.py'),
+                                   'mlops_nb.pipeline._check_idle': ('pipeline.html#_check_idle', 'mlops_nb/pipeline.py'),
                                    'mlops_nb.pipeline._check_secrets_and_needs': ( 'pipeline.html#_check_secrets_and_needs',
                                                                                    'mlops_nb/pipeline.py'),
                                    'mlops_nb.pipeline._checked_works': ('pipeline.html#_checked_works', 'mlops_nb/pipeline.py'),

@@ -282,11 +282,7 @@ def _latest(name: str | None) -> list:
     from mlops_nb.status import named_run, read_status
 
     if name is not None and name not in pipelines(read_settings()):
-        run = named_run(name, on_note=_note)
-        made = run if run.status == "succeeded" or name != run.step else next(iter(runs(step=name, status="succeeded", limit=1)), run)
-        if made is not run:
-            _note(f"the run {run.id} {run.status}; the results are those of the latest that succeeded, {made.id}")
-        return [made]
+        return [named_run(name, on_note=_note, succeeded=True)]
     found = []
     for one in read_status(name):
         latest = [one.run] if one.status == "fresh" else runs(step=one.step, status="succeeded", limit=1)

@@ -112,6 +112,7 @@ def _checked_works(pipeline: str | None, orders: list[Order], start: str | None,
     for order in orders:
         graph, named = checked_graph(pipeline, order.root, order.arguments)
         steps = _chosen(graph, start, only)
+        _check_idle(graph, steps, named)
         check_inputs(graph, [step.name for step in steps])
         for step in steps:
             check_arguments(step.template, named.get(step.name, {}))
@@ -276,6 +277,15 @@ def _chosen(graph: Graph, start: str | None, only: str | None) -> list[Step]:
         wanted = {first, *graph.after(first)}
         return [step for step in graph.steps if step.name in wanted]
     return list(graph.steps)
+
+
+def _check_idle(graph: Graph, steps: list[Step], named: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `BadArgument` for a value that is given to a step that does not run; a path may be one that others read."""
+    running = [step.name for step in steps]
+    for step in graph.steps:
+        for one in step.template.parameters:
+            if step.name not in running and one.role == "value" and one.name in named.get(step.name, {}):
+                raise BadArgument(f"{step.name}.{one.name}: {step.name!r} is none of the steps that are to run, {listed(running)}, so it would change nothing; leave it out.")
 
 
 TOLD = "the pipeline was told to end"

@@ -26,7 +26,7 @@ from .errors import BadArgument, BadPublication, MlopsError, NotReproducible, Ru
 from .execute import Progress
 from .plain import dump, load
 from .publish import Published, placeless, read_folder
-from .record import Run, now, runs
+from .record import Run, now
 from .revision import last_change
 from .scene import Recorded, Scene, inputs_stayed, is_whole, lend_inputs, own_store, recorded_code, recorded_kernel, recorded_run, recorded_template
 from .settings import Settings, near, read_settings
@@ -103,9 +103,7 @@ def run_to_reproduce(
     root: Path | str = ".",  # the project, or anything in it
 ) -> Run:
     """Return the run that is meant. Raises `UnknownRun`, and `BadArgument` for one that did not succeed."""
-    found = named_run(name, root)
-    if found.status != "succeeded" and name == found.step:
-        found = next(iter(runs(root, step=name, status="succeeded", limit=1)), found)
+    found = named_run(name, root, succeeded=True)
     if found.status != "succeeded":
         raise BadArgument(f"run {found.id} {found.status}; only a run that succeeded has something to reproduce.")
     return found

@@ -116,6 +116,7 @@ def named_run(
     name: str,  # id, beginning or end of an id, or a step's name
     root: Path | str = ".",  # the project, or anything in it
     on_note: Callable[[str], None] = lambda text: None,  # told in a clause where a step is not fresh, or another run of it is newer
+    succeeded: bool = False,  # of a step that is not fresh, its latest that succeeded, where one has
 ) -> Run:
     """Return the run that `name` means: of a step the one by which it is fresh, or else its latest. Raises `UnknownRun` as `find_run` does."""
     latest = find_run(name, root)
@@ -125,14 +126,16 @@ def named_run(
         stands = next((one for one in read_status(latest.pipeline, root=root) if one.step == name), None)
     except MlopsError:  # its pipeline is no longer there, or cannot be read
         stands = None
-    if stands is None or stands.run is None:
-        return latest
-    if stands.status != "fresh":
+    if stands is not None and stands.status == "fresh" and stands.run is not None:
+        if stands.run.id != latest.id:
+            on_note(f"this is the run of {name} as it stands here; its latest run is another one, {latest.id}")
+        return stands.run
+    meant = next(iter(runs_in(read_settings(root).store, step=name, status="succeeded", limit=1)), latest) if succeeded else latest
+    if meant.id != latest.id:
+        on_note(f"the latest run of {name}, {latest.id}, {latest.status}; this is its latest that succeeded")
+    elif stands is not None and stands.run is not None:
         on_note(f"{name} is {stands.status}; this is its latest run")
-        return latest
-    if stands.run.id != latest.id:
-        on_note(f"this is the run of {name} as it stands here; its latest run is another one, {latest.id}")
-    return stands.run
+    return meant
 
 
 def fresh_runs(

@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import pytest
 from making import command, write_notebook, write_project
 
+from mlops_nb.reproduce import run_to_reproduce
+
 PIPELINE = {
     "10_ingest": ('stars = Output("data/stars.csv")\nrows: int = 3  # of the catalogue', 'open(stars, "w").write("0.85\\n" * rows); glue("rows", rows)'),
     "20_train": ('stars = Input("data/stars.csv")\nrate: float = 0.1\nseed: int = 0', 'import pandas as pd\nglue("loss", float("nan")); glue("scores", pd.DataFrame({"model": ["a"], "f1": [0.51234567]}))'),
@@ -44,6 +46,18 @@ def test_a_whole_session(project):
     assert "0.5123" in printed and "loss" in printed and "'ingest'" in printed
     assert "rows" in command("results", "stars", cwd=project).stdout
     assert json.loads(command("results", "train", "--json", cwd=project).stdout)["train"]["scores"]["table"]["columns"] == ["model", "f1"]
+
+
+def test_results_of_a_step_that_failed_are_those_of_its_latest_success(project):
+    """`show` means the run that failed; `results` and `reproduce` need one that succeeded, and say which it is."""
+    assert command("run", cwd=project).returncode == 0
+    [good] = [one["id"] for one in json.loads(command("runs", "--json", cwd=project).stdout) if one["step"] == "train"]
+    write_notebook(project / "nbs/pipelines/stars/20_train.ipynb", "raise ValueError(stars)", parameters='from mlops_nb import Input\nstars = Input("data/stars.csv")')
+    assert command("run", "--only", "train", cwd=project).returncode == 1
+    done = command("results", "train", "--json", cwd=project)
+    assert "loss" in json.loads(done.stdout)["train"] and "this is its latest that succeeded" in done.stderr
+    assert json.loads(command("show", "train", "--json", cwd=project).stdout)["status"] == "failed"
+    assert run_to_reproduce("train", project).id == good
 
 
 def test_refusals_are_one_sentence_and_code_2(project):
@@ -167,5 +181,9 @@ def test_a_control_character_from_a_run_does_nothing_to_the_terminal(tmp_path):
         assert done.returncode == 0 and not set(done.stdout + done.stderr) & set("\x1b\x07\x9b\r"), (words, done)
         if words[0] in ("results", "show"):
             assert "one\\x1b]0;PWNED\\x07a\tb\nc\\x9b2J\\x0d" in done.stdout
+    write_notebook(root / "fails.ipynb", "raise ValueError(note)", parameters="note: str\nn: int = 0")
+    for words in (["run", "fails.ipynb", "-p"], ["sweep", "fails.ipynb", "-p", "n=1,2", "-p"]):
+        done = command(*words, "note=a\x1b]0;PWNED\x07", cwd=root)
+        assert done.returncode == 1 and "\\x1b]0;PWNED\\x07" in done.stdout + done.stderr and not set(done.stdout + done.stderr) & set("\x1b\x07"), done
     found = command("results", ids[0], "--json", cwd=root).stdout
     assert "\x9b" not in found and json.loads(found)["say"]["t"] == "one\x1b]0;PWNED\x07a\tb\nc\x9b2J\r"

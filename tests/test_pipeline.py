@@ -68,6 +68,8 @@ def test_from_a_step_and_only_a_step(project):
     run_pipeline(root=project)
     assert list(ran(run_pipeline(root=project, start="train"))) == ["train", "compare"]
     assert list(ran(run_pipeline(root=project, only="40_compare"))) == ["compare"]
+    with pytest.raises(BadArgument, match="ingest.rows: 'ingest' is none of the steps that are to run, 'train'"):
+        run_pipeline(root=project, arguments={"ingest": {"rows": 5}}, only="train")
     with pytest.raises(BadPipeline, match="cannot be given together"):
         run_pipeline(root=project, only="train", start="train")
 
