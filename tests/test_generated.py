@@ -107,7 +107,7 @@ def test_the_lock_can_be_installed_on_the_oldest_python():
     pins = {canonicalize_name(name): version for part in LOCK.values() for name, version in part.items()}
     for installed in metadata.distributions():
         if pins.get(canonicalize_name(installed.name)) == installed.version:
-            needs = installed.metadata["Requires-Python"] or ""
+            needs = installed.metadata.get("Requires-Python") or ""
             assert SpecifierSet(needs).contains(oldest), f"{installed.name} {installed.version} needs Python {needs}"
 
 
