@@ -474,6 +474,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlops_nb.environment._holds_metadata': ( 'environment.html#_holds_metadata',
                                                                                 'mlops_nb/environment.py'),
                                       'mlops_nb.environment._memory': ('environment.html#_memory', 'mlops_nb/environment.py'),
+                                      'mlops_nb.environment._name_of': ('environment.html#_name_of', 'mlops_nb/environment.py'),
                                       'mlops_nb.environment._ownership': ('environment.html#_ownership', 'mlops_nb/environment.py'),
                                       'mlops_nb.environment._platform': ('environment.html#_platform', 'mlops_nb/environment.py'),
                                       'mlops_nb.environment._python': ('environment.html#_python', 'mlops_nb/environment.py'),

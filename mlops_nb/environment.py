@@ -44,15 +44,16 @@ def _distributions(folder: str, changed_ns: int) -> list[tuple[str, str]]:
         return []
     found = []
     for entry in entries:
-        named = re.fullmatch(r"(.+?)-([^-]+)\.(?:dist-info|egg-info)", entry)
+        named = re.fullmatch(r"(\w.*?)-([^-]+)\.(?:dist-info|egg-info)", entry)
         if named:
             found.append((normal_name(named[1]), named[2]))
         elif entry.endswith((".egg-info", ".egg-link")):
             from importlib import metadata  # where it is needed: it takes 0.03 s
 
             for distribution in metadata.distributions(path=[folder]):
-                if normal_name(distribution.name) == normal_name(entry.rpartition(".")[0]):
-                    found.append((normal_name(distribution.name), distribution.version))
+                name = _name_of(distribution)
+                if name == normal_name(entry.rpartition(".")[0]):
+                    found.append((name, distribution.version))
     return found
 
 
@@ -61,6 +62,15 @@ def normal_name(
 ) -> str:
     """Return the normal form of the name of a distribution."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _name_of(distribution: Any) -> str | None:
+    """Return the normal form of its name; None for what is left of one that was half removed."""
+    try:
+        name = distribution.metadata["Name"]
+    except (KeyError, FileNotFoundError):  # as `importlib_metadata` says it, which takes the place of `importlib.metadata` once somebody has imported it
+        return None
+    return normal_name(name) if name else None
 
 # %% ../nbs/12_environment.ipynb #12-environment-07
 TOOL = "mlops-nb"  # counts by its own version; what it needs runs around the cells, not in them
@@ -150,8 +160,8 @@ def _read_ownership() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     for distribution in metadata.distributions():
         head = (distribution.read_text("METADATA") or "").partition("\n\n")[0]  # `distribution.requires` parses the description as well
         named = re.search(r"^Name: *(.+)", head, re.MULTILINE)
-        name = normal_name(named[1].strip() if named else distribution.name)
-        if name in needs:
+        name = normal_name(named[1].strip()) if named else _name_of(distribution)
+        if name is None or name in needs:
             continue
         for top in _top_levels(distribution, name):
             owners.setdefault(top, []).append(name)

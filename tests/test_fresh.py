@@ -480,6 +480,16 @@ def test_a_package_of_the_project_that_is_imported_by_a_path_of_the_environment(
     assert "succeeded" in execute()
 
 
+@pytest.mark.parametrize("reader", ["", "import importlib_metadata"])
+def test_what_is_left_of_a_package_that_was_half_removed(tmp_path, reader):
+    """Folders without metadata, as an interrupted pip leaves them, own nothing, with either reader of metadata."""
+    for name in ("odd-1.0.dist-info", "~umpy-1.0.dist-info", "old.egg-info"):
+        (tmp_path / "site" / name).mkdir(parents=True)
+    code = f"{reader}\nfrom mlops_nb.environment import packages, reached_packages\nprint('numpy' in reached_packages(['numpy']), [name for name in packages() if name in ('~umpy', 'old')])"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True)
+    assert done.stdout == "True []\n", done.stderr
+
+
 def test_a_kernel_of_another_environment(project, monkeypatch, tmp_path):
     """The packages of the Python that runs the kernel count, not those of the one that starts it."""
     import venv
