@@ -623,7 +623,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mlops_nb.gate._answers': ('gate.html#_answers', 'mlops_nb/gate.py'),
                                'mlops_nb.gate._as_dict': ('gate.html#_as_dict', 'mlops_nb/gate.py'),
                                'mlops_nb.gate._called': ('gate.html#_called', 'mlops_nb/gate.py'),
-                               'mlops_nb.gate._check_results': ('gate.html#_check_results', 'mlops_nb/gate.py'),
                                'mlops_nb.gate._classes': ('gate.html#_classes', 'mlops_nb/gate.py'),
                                'mlops_nb.gate._holders': ('gate.html#_holders', 'mlops_nb/gate.py'),
                                'mlops_nb.gate._import_paths': ('gate.html#_import_paths', 'mlops_nb/gate.py'),

@@ -342,12 +342,16 @@ def gate(
     with baseline_tree(settings, against, name) as there:
         on_line(f"{here.name} at its own seed")
         [new] = collect(name, [here], [0], names, **options)
+        for rule in rules:
+            values_of(new, rule.result)  # a result that is not there is refused before the baseline runs
         on_line(f"{against} at its own seed")
         [old] = collect(name, [there], [0], names, **options)
         if {run.id for run in old[0].values()} == {run.id for run in new[0].values()}:
             verdicts = [judge_alone(rule, values_of(new, rule.result), same=True) for rule in rules]
             return Gate(_called(settings, against), tuple(verdicts), 1, True, old, new, (), commit_of(settings.root, against), most)
-        _check_results(rules, old, new, there.called)
+        for rule in rules:
+            if not _is_new(rule, old):
+                values_of(old, rule.result, there.called)
         for n in looks:
             wanted = range(len(new), n)
             on_line(f"both at {len(wanted)} more seed{'s' * (len(wanted) > 1)}, {n} in all")
@@ -359,15 +363,8 @@ def gate(
         return Gate(_called(settings, against), tuple(verdicts), n, False, old, new, tuple(notes), commit_of(settings.root, against), most)
 
 
-def _check_results(rules: Iterable[Rule], old: Mapping, new: Mapping, baseline: str) -> None:
-    """Refuse a rule for a result that is not there, before the other seeds are run. The baseline need not have it yet."""
-    for rule in rules:
-        values_of(new, rule.result)
-        if not _is_new(rule, old):
-            values_of(old, rule.result, baseline)
-
-
 def _is_new(rule: Rule, old: Mapping) -> bool:
+    """Return whether the baseline does not have the result yet, which it need not."""
     return not _holders(old[0], rule.result)
 
 

@@ -207,8 +207,10 @@ def test_a_refusal_names_the_side_and_the_seed(project):
 
 def test_a_result_that_nobody_glues_is_refused(project):
     (project / "settings.ini").write_text("[metrics]\nscroe = higher, seeds 2\n")
+    lines = []
     with pytest.raises(BadSettings, match="no step glues it. Did you mean 'score'"):
-        gate(root=project)
+        gate(root=project, on_line=lines.append)
+    assert lines == ["the working tree at its own seed"], "before the baseline runs"
     done = command("gate", "--max-seeds", "2", "--against", "mian", cwd=project)
     assert done.returncode == 2 and "git knows no revision 'mian'" in done.stderr and "Traceback" not in done.stderr
 
