@@ -17,7 +17,7 @@ from .environment import image_text
 from .errors import BadArgument, BadSettings, listed
 from .plain import is_table_value
 from .settings import near, read_settings
-from .terminal import duration, numbers, pipeline_arguments, print_diff, print_json, print_table, short, split_arguments, visible
+from .terminal import duration, numbers, pipeline_arguments, print_diff, print_json, print_table, say, short, split_arguments
 
 # %% ../nbs/83_asking.ipynb #83-asking-05
 def graph(
@@ -52,7 +52,7 @@ def status(
     width = max(len(one.step) for one in found)
     for one in found:
         more = f" (and {len(one.reasons) - 1} more: mlops-nb why {one.step})" if len(one.reasons) > 1 else ""
-        print(visible(f"{one.step:{width}}  {one.status:8}{one.reasons[0] + more if one.reasons else ''}".rstrip()))
+        say(f"{one.step:{width}}  {one.status:8}{one.reasons[0] + more if one.reasons else ''}".rstrip())
 
 
 def why(
@@ -70,7 +70,7 @@ def why(
     [one] = [one for one in read_status(pipeline, pipeline_arguments(found, split_arguments(parameter or []))) if one.step == name]
     print(f"{one.step} is {one.status}" + (f", by the run {one.run.id}" if one.status == "fresh" else ""))
     for reason in one.reasons:
-        print(visible(f"  {reason}"))
+        say(f"  {reason}")
     if diff:
         _print_changes(one, found.step(step).template, found.root)
 
@@ -91,7 +91,7 @@ def _print_changes(one: Any, template: Any, root: Path) -> None:
         if change.diff:
             print_diff(change.diff)
         else:
-            print(visible(f"{change.what}: {change.why}"))
+            say(f"{change.what}: {change.why}")
 
 # %% ../nbs/83_asking.ipynb #83-asking-07c
 def compare(
@@ -125,9 +125,9 @@ def compare(
     if as_json:
         print_json(found.as_dict())
     elif markdown:
-        print(visible(as_markdown(found)), end="")
+        say(as_markdown(found), end="")
     else:
-        print(visible(found))
+        say(found)
         _print_notebooks(found) if notebooks else None
     if html is not None and not as_json and not markdown:
         print(f"\nside by side: {near(html.absolute())}")
@@ -138,7 +138,7 @@ def _print_notebooks(found: Any) -> None:
 
     try:
         for text in notebook_changes(found):
-            print(visible(text, colours=True))
+            say(text, colours=True)
     except ImportError:
         raise BadSettings("the notebooks are compared by nbdime, which is not installed: pip install 'mlops-nb[report]'.") from None
 
@@ -180,11 +180,11 @@ def show(
         print_json(found.record)
         return
     for title, text in _facts(found, found.record):
-        print(visible(f"{title:12} {text}"))
+        say(f"{title:12} {text}")
     if found.status not in ("succeeded", "running"):
         from mlops_nb.step import explain
 
-        print("\n" + visible(explain(found, found.record), colours=True))
+        say("\n" + explain(found, found.record), colours=True)
 
 
 def _note(text: str) -> None:
@@ -253,18 +253,18 @@ def _print_results(run: Any, everything: bool) -> None:
     """Print the scalars, then the tables, the short ones last, where they stay on the screen; then what is text."""
     scalars = [(key, short(value)) for key, value in run.results.items() if not isinstance(value, (list, dict, str))]
     tables = [(key, value["table"]) for key, value in run.results.items() if is_table_value(value)]
-    print(visible(f"{run.step}  ({run.id})"))
+    say(f"{run.step}  ({run.id})")
     if scalars:
         print_table(("result", "value"), scalars if everything else scalars[:MOST_SCALARS])
     if len(scalars) > MOST_SCALARS and not everything:
         print(f"and {len(scalars) - MOST_SCALARS} more: mlops-nb results {run.step} --all")
     for key, table in sorted(tables, key=lambda table: -len(table[1]["rows"])):
-        print(visible(f"\n{key}"))
+        say(f"\n{key}")
         columns = tuple(str(column).replace("_", " ") for column in table["columns"])  # so that headings can wrap
         print_table(columns, [tuple(_cell(cell) for cell in row) for row in table["rows"]])
     for key, value in run.results.items():
         if isinstance(value, str):
-            print(visible(f"{key}: {value}"))
+            say(f"{key}: {value}")
 
 
 def _cell(value: Any) -> str:

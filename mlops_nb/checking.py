@@ -16,7 +16,7 @@ import typer
 from .errors import BadArgument
 from .finding import Finding, choose_rules, is_waived
 from .settings import find_root, near, read_settings
-from .terminal import print_json, visible
+from .terminal import print_json, say
 
 if TYPE_CHECKING:
     from .record import Run
@@ -126,7 +126,7 @@ def _print_findings(found: Mapping, as_json: bool) -> None:
         return print_json([one.as_dict(find_root()) for one in findings])
     for one in findings:
         where = f"{near(one.path)}: {one.where}" if one.where else near(one.path)
-        print(visible(f"{where}: {one.code} {one.message} {one.remedy}"))
+        say(f"{where}: {one.code} {one.message} {one.remedy}")
     notebooks = f"{len(found)} notebook{'s' * (len(found) != 1)}"
     if findings:
         print(f"{len(findings)} finding{'s' * (len(findings) != 1)} in {sum(map(bool, found.values()))} of {notebooks}", file=sys.stderr)

@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from . import asking, checking, imaging, keeping, kernels, proving, running, sharing
 from .errors import MlopsError, RunError, RunInterrupted
-from .terminal import visible
+from .terminal import say
 
 # %% ../nbs/89_cli.ipynb #89-cli-04b
 class _AsTyped:
@@ -118,7 +118,7 @@ def main() -> None:
     except MlopsError as error:
         if os.environ.get("MLOPS_NB_DEBUG"):
             raise
-        print(visible(f"mlops-nb: {error}"), file=sys.stderr)
+        say(f"mlops-nb: {error}", file=sys.stderr)
         sys.exit(130 if isinstance(error, RunInterrupted) else 1 if isinstance(error, RunError) else 2)
     except (PermissionError, FileExistsError, NotADirectoryError) as error:  # of the machine, not of ours: a folder that is read-only
         if os.environ.get("MLOPS_NB_DEBUG"):
@@ -128,5 +128,5 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("MLOPS_NB_DEBUG"):
             raise
-        print(visible(f"mlops-nb: a fault of mlops-nb itself: {type(error).__name__}: {error}. --debug shows where."), file=sys.stderr)
+        say(f"mlops-nb: a fault of mlops-nb itself: {type(error).__name__}: {error}. --debug shows where.", file=sys.stderr)
         sys.exit(70)

@@ -287,9 +287,14 @@ class Gate:
         return all(verdict.passes for verdict in self.verdicts)
 
     @property
+    def quiet(self) -> bool:
+        """Whether there is nothing to judge: both sides have the same runs, and these miss no limit."""
+        return self.unchanged and self.passes
+
+    @property
     def why(self) -> str:
         """The sentence that says why."""
-        if self.unchanged and self.passes:
+        if self.quiet:
             return f"nothing to run, nothing changed: the pipeline gives what {self.against} gives, by the same runs."
         stopped = [verdict for verdict in self.verdicts if not verdict.passes]
         return " ".join(verdict.why for verdict in stopped or self.verdicts)
@@ -340,6 +345,8 @@ def gate(
     looks, names = looks_between(least, most), settings.gate["seeds"] or ""
     here = Tree("the working tree", settings.root, settings.store)
     with baseline_tree(settings, against, name) as there:
+        commit = commit_of(settings.root, against)
+        called = _called(against, commit)
         on_line(f"{here.name} at its own seed")
         [new] = collect(name, [here], [0], names, **options)
         for rule in rules:
@@ -348,7 +355,7 @@ def gate(
         [old] = collect(name, [there], [0], names, **options)
         if {run.id for run in old[0].values()} == {run.id for run in new[0].values()}:
             verdicts = [judge_alone(rule, values_of(new, rule.result), same=True) for rule in rules]
-            return Gate(_called(settings, against), tuple(verdicts), 1, True, old, new, (), commit_of(settings.root, against), most)
+            return Gate(called, tuple(verdicts), 1, True, old, new, (), commit, most)
         for rule in rules:
             if not _is_new(rule, old):
                 values_of(old, rule.result, there.called)
@@ -360,7 +367,7 @@ def gate(
             verdicts, notes = _judged(rules, old, new, settings, shares=len(looks) * len(rules), last=n == looks[-1], baseline=there.called)
             if all(verdict.word != "not enough runs" or verdict.unheld for verdict in verdicts):
                 break
-        return Gate(_called(settings, against), tuple(verdicts), n, False, old, new, tuple(notes), commit_of(settings.root, against), most)
+        return Gate(called, tuple(verdicts), n, False, old, new, tuple(notes), commit, most)
 
 
 def _is_new(rule: Rule, old: Mapping) -> bool:
@@ -368,9 +375,8 @@ def _is_new(rule: Rule, old: Mapping) -> bool:
     return not _holders(old[0], rule.result)
 
 
-def _called(settings: Settings, revision: str) -> str:
-    commit = commit_of(settings.root, revision) or ""
-    return revision if commit.startswith(revision) else f"{revision} ({commit[:7]})"
+def _called(revision: str, commit: str | None) -> str:
+    return revision if commit is None or commit.startswith(revision) else f"{revision} ({commit[:7]})"
 
 
 def _judged(rules: Iterable[Rule], old: Mapping, new: Mapping, settings: Settings, shares: int, last: bool, baseline: str) -> tuple[list[Verdict], list[str]]:

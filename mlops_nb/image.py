@@ -233,8 +233,8 @@ def binder_files(
         environment = (root / "environment.yml").read_text(encoding="utf-8")
     except OSError as error:
         raise BadImage(f"environment.yml cannot be read: {error.strerror}. It says which Python the image has: `dependencies:` with `- python=3.11`.") from None
-    commits = read_commits((root / lock).read_text(encoding="utf-8"))
-    python = python_version(environment, (root / lock).read_text(encoding="utf-8"), lock)
+    text = (root / lock).read_text(encoding="utf-8")
+    commits, python = read_commits(text), python_version(environment, text, lock)
     written = f"# Written by `mlops-nb image prepare` from {lock} and environment.yml; do not edit."
     before = root / "binder/environment.yml"
     known = read_hashes(before.read_text(encoding="utf-8")) if before.exists() else {}

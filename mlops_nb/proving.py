@@ -14,7 +14,7 @@ import typer
 
 from .errors import BadArgument, MlopsError
 from .settings import near, read_settings
-from .terminal import Display, check_timeout, pipeline_arguments, print_json, split_arguments, visible
+from .terminal import Display, check_timeout, pipeline_arguments, print_json, say, split_arguments
 
 # %% ../nbs/85_proving.ipynb #85-proving-05
 def publish(
@@ -117,7 +117,7 @@ def _reproduce_in_image(name: str | None, published: bool, timeout: float | None
 
 def _print_reproduction(found: Any) -> None:
     """Print the verdict and what it rests on."""
-    print(visible(f"{found.step}: {found.verdict}" + (f", {found.percentage} %" if not found.reason else "") + f"  ({found.run})"))
+    say(f"{found.step}: {found.verdict}" + (f", {found.percentage} %" if not found.reason else "") + f"  ({found.run})")
     sentences = [*found.reason.splitlines(), *found.notes]
     if found.packages:
         more = f" and {len(found.packages) - 5} more" if len(found.packages) > 5 else ""
@@ -128,7 +128,7 @@ def _print_reproduction(found: Any) -> None:
         sentences += changed + [reason for one in (*found.notebook.results, *cells, *found.outputs) if one.verdict == "differs" for reason in one.reasons]
     sentences = list(dict.fromkeys(sentences))
     for sentence in sentences[:MOST_SENTENCES]:
-        print(visible(f"  {sentence}"))
+        say(f"  {sentence}")
     if len(sentences) > MOST_SENTENCES:
         print(f"  and {len(sentences) - MOST_SENTENCES} more")
 
@@ -142,7 +142,7 @@ def gate(
 ) -> None:
     """Say whether the working tree is better or worse than a revision, over seeds; exit with 1 where it is worse, or where too little is known."""
     found = _held(against, pipeline, max_seeds, jobs)
-    print_json(found.as_dict()) if as_json else print(visible(found))
+    print_json(found.as_dict()) if as_json else say(found)
     raise typer.Exit(0 if found.passes else 1)
 
 
@@ -190,7 +190,7 @@ def report(
         verdict = _held(against, pipeline, max_seeds, jobs)
     made = make_report(compared_with(against, pipeline, verdict), verdict, pipeline=pipeline)
     page, comment = write_report(made, folder)
-    print(visible(f"{made.headline}: {made.why}"))
+    say(f"{made.headline}: {made.why}")
     print(f"the page: {near(page.absolute())}\nthe comment: {near(comment.absolute())}")
     raise typer.Exit(0 if made.passes else 1)
 
@@ -213,7 +213,7 @@ def _summarised(name: str | None, sweep: bool, against: str | None, folder: Path
                 raise
         made = summary_of_run(run, beside if beside is not None and not any(one.missing for one in beside.steps) else None)
     page, comment = write_summary(made, folder)
-    print(visible(f"{made.title}: {made.headline}: {made.why}"))
+    say(f"{made.title}: {made.headline}: {made.why}")
     print(f"the page: {near(page.absolute())}\nthe comment: {near(comment.absolute())}")
 
 # %% ../nbs/85_proving.ipynb #85-proving-25

@@ -52,7 +52,7 @@ class Report:
         """The verdict in a few words."""
         if self.gate is None:
             return "nothing changed" if self.comparison.same else "not judged"
-        if self.gate.unchanged and self.gate.passes and (self.comparison.untried or self._moved_by_packages):
+        if self.gate.quiet and (self.comparison.untried or self._moved_by_packages):
             return "not judged"
         return ("nothing changed" if self.gate.unchanged else "passes") if self.gate.passes else "does not pass"
 
@@ -61,7 +61,7 @@ class Report:
         """The sentence that says why."""
         untried = "".join(f" {sentence}: install it, and run again." for sentence in self.comparison.untried)
         if self.gate is not None:
-            if self.gate.unchanged and self.gate.passes and self._packages:
+            if self.gate.quiet and self._packages:
                 return self._about_packages + untried
             return f"with the packages that are installed, {self.gate.why}{untried}" if untried else self.gate.why
         if untried:
@@ -232,7 +232,7 @@ def statement_of(
 ) -> Statement:
     """Return what the comment says, each text cut to the length that a comment may have. On a forge, its number of the pull request is in it."""
     steps = report.comparison.steps
-    judged = report.gate is not None and not (report.gate.unchanged and report.gate.passes)
+    judged = report.gate is not None and not report.gate.quiet
     reasons: list[Any] = [(kind, steps_in_words(report.comparison, names), text) for kind, text, names in report.comparison.reasons]
     reasons += [("environment", file, f"{name} {old} → {new}") for name, (file, old, new) in report.comparison.pins.items()]
     missing = [("not compared", "", one.missing) for one in steps if one.missing]
@@ -291,7 +291,7 @@ def _page(report: Report) -> Iterator[str]:
     comparison = report.comparison
     yield f"<h1>{escape(report.pipeline or 'Two runs')}</h1><p class=faint>{escape(comparison.before.name)} → {escape(comparison.after.name)}</p>"
     yield f'<div class="verdict {_CLASS[report.headline]}"><strong>{escape(report.headline)}</strong><br><span>{escape(report.why)}</span></div>'
-    if report.gate is not None and not (report.gate.unchanged and report.gate.passes):
+    if report.gate is not None and not report.gate.quiet:
         rows = "".join(f"<tr><td>{breakable(row[0])}</td>{''.join(f'<td class=number>{escape(cell)}</td>' for cell in row[1:4])}<td><span class='chip {_WORDS[row[4]]}'>{escape(row[4])}</span></td></tr>" for row in metric_rows(report.gate))
         head = _head("result", "baseline", "here", "difference", "verdict")
         yield f"<h2>What counts</h2><div class=wide><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>"

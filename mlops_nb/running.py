@@ -20,7 +20,7 @@ import typer
 from .errors import BadArgument, RunError, RunInterrupted
 from .resources import check_jobs
 from .settings import near
-from .terminal import Display, check_timeout, pipeline_arguments, print_json, print_table, split_arguments, visible
+from .terminal import Display, check_timeout, pipeline_arguments, print_json, print_table, say, split_arguments, visible
 
 # %% ../nbs/82_running.ipynb #82-running-05
 def run(
@@ -99,7 +99,7 @@ def _run_pipeline(name: str | None, texts: Mapping[str, str], start: str | None,
     with nullcontext() if cluster is None else _on_cluster(cluster)(watch) as pool:
         ended = run_pipeline(name, arguments, start=start, only=only, jobs=jobs, pool=pool, watch=watch, **options)
     for error in ended.errors.values():
-        print(visible(f"\n{error}\n"), file=sys.stderr)
+        say(f"\n{error}\n", file=sys.stderr)
     print("The executed notebooks:")
     for finished in ended.runs:
         print(f"  {finished.status:12} {near(finished.notebook)}")
@@ -276,13 +276,13 @@ def _print_sweep(sweep: Any, template: Path, as_json: bool) -> None:
     if len(sweep.trials) > MOST_TRIALS:
         print(f"… and {len(sweep.trials) - MOST_TRIALS} more in {near(sweep.file)}\n")
     for line in verdict(sweep):
-        print(visible(line))
+        say(line)
     if pictures:
         print(f"Pictures: {', '.join(near(path) for path in pictures if path.suffix == '.png')}, and as .svg")
     if sweep.best is not None:
         run = sweep.best.runs[0]
         words = " ".join(f"-p {shlex.quote(f'{name}={value if isinstance(value, str) else json.dumps(value)}')}" for name, value in run.arguments.items())
-        print(visible(f"To lay out what its first run wrote:  mlops-nb run {shlex.quote(near(template))} {words}"))
+        say(f"To lay out what its first run wrote:  mlops-nb run {shlex.quote(near(template))} {words}")
 
 
 def _sweep_as_json(sweep: Any) -> dict:

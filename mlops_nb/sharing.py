@@ -12,7 +12,7 @@ import typer
 
 from .errors import BadSettings, RefusedRemote, UnknownRun
 from .settings import read_settings
-from .terminal import Display, pipeline_arguments, split_arguments, visible
+from .terminal import Display, pipeline_arguments, say, split_arguments
 
 # %% ../nbs/87_sharing.ipynb #87-sharing-05
 def push() -> None:
@@ -51,13 +51,13 @@ def pull(
 
     def skip(name: str, why: str) -> None:
         if why != "refused":
-            print(visible(f"{name}: {why}"))
+            say(f"{name}: {why}")
 
     texts = split_arguments(parameter or [])
     display = Display()
     watch = Watch(on_end=end, on_skip=skip, on_warning=display.warn)
     ended = run_pipeline(pipeline, pipeline_arguments(read_graph(pipeline), texts), watch=watch, fetch_only=True)
     for name, error in ended.errors.items():
-        print(visible(f"{name}: {error}" if isinstance(error, UnknownRun) else f"{name}: refused: {error}"))
+        say(f"{name}: {error}" if isinstance(error, UnknownRun) else f"{name}: refused: {error}")
     if not ended.succeeded:
         raise typer.Exit(1)

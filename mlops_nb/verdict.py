@@ -276,8 +276,8 @@ def judge(
         return say("not enough runs", f"{FEWEST_SEEDS} finite numbers on each side are the fewest that have a spread.")
     apart = with_rows(apart, over_rows) if over_rows is not None and rule.rows_count else apart
     mean, sign = fmean(finite_new.values()), 1 if rule.higher else -1
-    if rule.limit is not None and sign * (mean - rule.limit) < 0 and not _is_rounding(mean, rule.limit):
-        return say("worse", f"its mean {written(mean, apart.half)} is {'below the minimum' if rule.higher else 'above the maximum'} {rule.limit:g}.", apart)
+    if missed := _missed_limit(rule, mean):
+        return say("worse", f"its mean {written(mean, apart.half)} is {missed}.", apart)
     harm = max(rule.tolerance, rule.relative * abs(fmean(finite_old.values())))
     gain, (least, most) = sign * apart.value, sorted((sign * apart.low, sign * apart.high))
     same = f"the same at each of {apart.n} seeds" if not apart.value and not apart.error else ""
@@ -302,12 +302,12 @@ def judge_alone(
     said = "the same run gives it on both sides" if same else "not judged: the baseline has no such result"
     numbers = tuple(value for value in values.values() if math.isfinite(value))
     old, lost = numbers if same else (), len(values) - len(numbers)
-    mean, sign = fmean(numbers) if numbers else math.nan, 1 if rule.higher else -1
+    mean = fmean(numbers) if numbers else math.nan
     word, why = ("no difference" if same else "not enough runs"), f"{said}."
     if lost and (not same or rule.limit is not None):
         word, why = "worse", f"{lost} of {_runs(len(values))} gave no finite number; {said}."
-    elif rule.limit is not None and sign * (mean - rule.limit) < 0 and not _is_rounding(mean, rule.limit):
-        word, why = "worse", f"its mean {written(mean, 0.0)} over {_runs(len(numbers))} is {'below the minimum' if rule.higher else 'above the maximum'} {rule.limit:g}; {said}."
+    elif missed := _missed_limit(rule, mean):
+        word, why = "worse", f"its mean {written(mean, 0.0)} over {_runs(len(numbers))} is {missed}; {said}."
     return Verdict(rule, word, f"{rule.result}: {word}: {why}", old, numbers, None, unheld=not same, lost=(lost if same else 0, lost))
 
 
@@ -316,6 +316,15 @@ def _apart(old: Mapping[int, float], new: Mapping[int, float], level: float) -> 
     if min(len(old), len(new)) < FEWEST_SEEDS:
         return None
     return difference_of_means(old, {seed: old[seed] if seed in old and _is_rounding(value, old[seed]) else value for seed, value in new.items()}, level)
+
+
+def _missed_limit(rule: Rule, mean: float) -> str:
+    """Return on which side of the rule's limit a mean is that misses it, in words; "" where it does not, or there is none."""
+    if rule.limit is None or _is_rounding(mean, rule.limit):
+        return ""
+    if rule.higher:
+        return f"below the minimum {rule.limit:g}" if mean < rule.limit else ""
+    return f"above the maximum {rule.limit:g}" if mean > rule.limit else ""
 
 
 def _is_rounding(value: float, other: float) -> bool:
