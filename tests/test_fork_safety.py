@@ -197,11 +197,22 @@ def test_a_busy_cell_is_interrupted(tmp_path: Path) -> None:
     assert [said[1] for said in busy] == ["begun\n", "KeyboardInterrupt"] and after == [("stdout", "on\n")]
 
 
-SEEN = """
-import array, asyncio, atexit, ctypes, gc, json, locale, logging, multiprocessing, os, random, re, resource, signal, sys, tempfile, threading, time, uuid, warnings
+SEEN = '''
+import array, asyncio, atexit, ctypes, gc, json, locale, logging, multiprocessing, os, random, re, resource, signal, socket, sys, tempfile, threading, time, uuid, warnings
 import numpy, torch, matplotlib, pandas, sklearn.ensemble
 libc = ctypes.CDLL(None)
 libc.getenv.restype = ctypes.c_char_p
+
+
+def of_a_client(number):
+    """Is this file the connection of a channel? The kernel takes them one after another, some while this cell runs already."""
+    try:
+        with socket.socket(fileno=os.dup(number)) as connection:
+            return "kernel-ipc" in str(connection.getsockname()) and not connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        return False
+
+
 seen = {
     "folder": os.getcwd(), "environment": dict(os.environ), "C environment": {name: str(libc.getenv(name.encode())) for name in os.environ},
     "order": [name for name in os.environ if not name.startswith("KMP_")], "argv": sys.argv[:1] + sys.argv[3:], "orig_argv": sys.orig_argv[:-2], "path": sys.path, "executable": sys.executable, "prefix": sys.prefix,
@@ -223,7 +234,7 @@ seen = {
     "matplotlib": [matplotlib.get_backend(), matplotlib.is_interactive(), str(matplotlib.rcParams)], "pandas": pandas.get_option("display.max_rows"), "numpy": str(numpy.geterr()),
     "temp": tempfile.gettempdir(), "policy": type(asyncio.get_event_loop_policy()).__name__, "filters": sorted(str(f) for f in warnings.filters),
     "hooks": [len(sys.meta_path), len(sys.path_hooks), len(sys.audit.__class__.__mro__)], "logging": [logging.root.level, len(logging.root.handlers)],
-    "files": sorted(re.sub("mlops-nb-\\w+", "", os.readlink(f"/proc/self/fd/{n}").partition(":")[0]) for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")),
+    "files": sorted(re.sub("mlops-nb-\\w+", "", os.readlink(f"/proc/self/fd/{n}").partition(":")[0]) for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}") and not of_a_client(int(n))),
     "status": [line for line in open("/proc/self/status") if line.startswith(("Uid", "Gid", "Groups", "Seccomp:", "NoNewPrivs", "SigBlk", "SigIgn", "SigCgt", "Cap", "CoreDumping"))],
     "oom": open("/proc/self/oom_score_adj").read(), "cgroup": open("/proc/self/cgroup").read(), "comm": "python" in open("/proc/self/comm").read(),
 }
@@ -233,7 +244,7 @@ fresh["modules"] = sorted(sys.modules)
 fresh["frozen"] = gc.get_freeze_count() > 0
 fresh["parent"] = os.getppid()
 print(json.dumps([seen, fresh], default=str))
-"""
+'''
 
 
 async def look(imports: tuple[str, ...] | None, folder: Path) -> list[dict]:
