@@ -180,11 +180,13 @@ def giving_signs(
     def give() -> None:
         with suppress(OSError):
             sign.touch()
-        while not over.wait(SIGN_S):
-            with suppress(OSError):
-                sign.touch()
 
-    thread = threading.Thread(target=give, name="signs", daemon=True)
+    def go_on() -> None:
+        while not over.wait(SIGN_S):
+            give()
+
+    give()
+    thread = threading.Thread(target=go_on, name="signs", daemon=True)
     thread.start()
     try:
         yield
@@ -362,7 +364,7 @@ def _refresh(store: Path, connection: sqlite3.Connection) -> None:
         for statement in _TABLES.split(";"):
             connection.execute(statement)
         known = dict(connection.execute("SELECT id, file_time FROM runs WHERE status != 'running'"))
-        present = {entry.name[:-5]: entry.stat().st_mtime_ns for entry in os.scandir(folder) if entry.name.endswith(".json")}
+        present = dict(_present(folder))
         gone = [(id,) for (id,) in connection.execute("SELECT id FROM runs") if id not in present]
         connection.executemany("DELETE FROM runs WHERE id = ?", gone)
         new = [_row(store, id, time) for id, time in present.items() if known.get(id) != time]
@@ -370,6 +372,14 @@ def _refresh(store: Path, connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM seen")
         if datetime.now().timestamp() * 1e9 - folder_time > _RACY_NS:
             connection.execute("INSERT INTO seen VALUES (?)", (folder_time,))
+
+
+def _present(folder: Path) -> Iterator[tuple[str, int]]:
+    """Yield the id and the time of each record. One that is deleted meanwhile is not there."""
+    for entry in os.scandir(folder):
+        if entry.name.endswith(".json"):
+            with suppress(FileNotFoundError):
+                yield entry.name[:-5], entry.stat().st_mtime_ns
 
 
 def _row(store: Path, id: str, file_time: int) -> tuple | None:

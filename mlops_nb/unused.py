@@ -231,7 +231,10 @@ def _leftovers(store: Path, runs: set[str], keys: set[str | None]) -> Iterator[P
     yesterday = time.time() - DAY_S
     folders = [store, store / "records", *(Path(entry.path) for place in (store, store / "objects") for entry in _entries(place) if entry.is_dir(follow_symlinks=False))]
     for entry in {entry.path: entry for folder in folders for entry in _entries(folder)}.values():
-        path, is_old = Path(entry.path), entry.stat(follow_symlinks=False).st_mtime < yesterday
+        try:
+            path, is_old = Path(entry.path), entry.stat(follow_symlinks=False).st_mtime < yesterday
+        except FileNotFoundError:  # a run that goes on has given it its name, or deleted it
+            continue
         half = entry.name.startswith((".part-", ".packages-"))
         orphan = path.parent == store and _ID.fullmatch(entry.name) and entry.name not in runs and entry.is_dir(follow_symlinks=False)
         lock = path.parent == store / "locks" and re.fullmatch("[0-9a-f]{64}", entry.name) and entry.name not in keys
@@ -247,10 +250,17 @@ def _unknown(store: Path) -> Iterator[str]:
 
 
 def _size(path: Path) -> int:
-    """Return the bytes of a file or of all files below a folder; links are not followed."""
+    """Return the bytes of a file or of all files below a folder; links are not followed, and what is deleted meanwhile counts nothing."""
     if path.is_symlink() or not path.is_dir():
-        return path.lstat().st_size if os.path.lexists(path) else 0
-    return sum(os.lstat(os.path.join(parent, name)).st_size for parent, _, names in os.walk(path) for name in names)
+        return _own_size(path)
+    return sum(_own_size(Path(parent, name)) for parent, _, names in os.walk(path) for name in names)
+
+
+def _own_size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 # %% ../nbs/66_unused.ipynb #66-unused-13
 def remove_unused(

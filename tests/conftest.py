@@ -4,7 +4,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from making import short_folder
+
+settings.register_profile("suite", deadline=None)  # how long an example takes proves nothing on a busy machine
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)

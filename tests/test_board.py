@@ -99,6 +99,12 @@ def watched(browser):
         one.context.close()
 
 
+def follow(link) -> None:
+    """Click on a link, and wait until the page that it leads to is whole, with its style sheet."""
+    with link.page.expect_event("load"):
+        link.click()
+
+
 def count(page) -> str:
     return page.locator("#count").inner_text()
 
@@ -122,7 +128,7 @@ def test_search_filter_sort_open_and_go_back(ten_thousand, watched):
     page.get_by_role("button", name="Next").click()
     assert page.locator("#where").inner_text() == "page 2 of 2" and page.locator("#rows tr").count() == 66
     page.get_by_role("button", name="Previous").click()
-    page.locator("#rows a").first.click()
+    follow(page.locator("#rows a").first)
     assert page.locator("h1").inner_text() == "train" and "the catalogue" not in page.content()
     page.go_back()
     assert count(page) == "166 of 10,001 runs" and page.locator("#rows a").first.inner_text() == first
@@ -153,7 +159,7 @@ def test_what_can_be_searched_for(ten_thousand, watched, asked, found):
 def test_a_failed_run_shows_why(ten_thousand, watched):
     page = watched().open(ten_thousand, "#status=failed")
     assert "the catalogue is empty" in page.locator("#rows").inner_text()
-    page.locator("#rows a").click()
+    follow(page.locator("#rows a"))
     text = page.locator("body").inner_text()
     assert "failed in cell 2" in text and "ValueError: the catalogue is empty" in text and "[31m" not in text
     assert page.evaluate("getComputedStyle(document.querySelector('h1')).fontFamily").startswith("system-ui"), "the style sheet was not used"
@@ -169,7 +175,7 @@ def test_light_dark_and_a_phone(ten_thousand, watched, tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth") == 375
         assert page.locator("thead").is_hidden() and page.locator("#rows td").nth(1).get_attribute("data-label") == "status"
         assert page.get_by_role("row").count() == 100, "cards are still rows to a screen reader"
-        page.locator("#rows a").first.click()
+        follow(page.locator("#rows a").first)
         assert page.evaluate("document.documentElement.scrollWidth") == 375
     assert backs == {"rgb(255, 255, 255)", "rgb(21, 24, 28)"}
 
@@ -221,7 +227,7 @@ def test_a_hostile_run_does_nothing(tmp_path, watched):
     for name in ("20260101T0003", "20260101T0004"):
         page.get_by_label("Search").fill(name)
         assert count(page).startswith("1 of 2 runs")
-        page.locator("#rows a").click()
+        follow(page.locator("#rows a"))
         page.wait_for_selector("h1")
         frame = page.frame_locator("iframe.notebook")
         assert frame.locator("h1").inner_text().startswith("Title") and "kept" in frame.locator("body").inner_text()
@@ -238,7 +244,7 @@ def test_pipelines_sweeps_and_comparisons(tmp_path, watched):
     root = write_project(tmp_path / "project", {"10_ingest": ('out = Output("data/a.txt")', 'open(out, "w").write("x")'), "20_fit": ('a = Input("data/a.txt")\nrate: float = 0.5', 'glue("score", rate)')})
     assert command("run", cwd=root).returncode == 0
     assert command("run", "-p", "rate=0.7", cwd=root).returncode == 0
-    fits = [json.loads(file.read_text()) for file in sorted((root / "runs" / "records").glob("*fit*.json"))]
+    fits = sorted((json.loads(file.read_text()) for file in (root / "runs" / "records").glob("*fit*.json")), key=lambda one: one["started"])
     trials = [{"number": n, "setting": {"rate": one["arguments"]["rate"]}, "runs": [{"arguments": {}, "status": "succeeded", "id": one["id"], "key": None, "results": {"score": one["results"]["score"]}, "steps": {}, "error": None}]} for n, one in enumerate(fits)]
     sweep = {"id": "fit-abcd1234", "template": "nbs/pipelines/stars/20_fit.ipynb", "space": {"rate": "0.5,0.7"}, "fixed": {}, "over": None, "way": "grid", "objective": "score", "direction": "maximize", "seed": 0, "wanted": 2, "started": fits[0]["started"], "updated": fits[1]["started"], "logs": [], "trials": trials}
     (root / "runs" / "sweeps").mkdir()
@@ -252,19 +258,19 @@ def test_pipelines_sweeps_and_comparisons(tmp_path, watched):
     assert sorted(file.name for file in (root / "board" / "comparisons").iterdir()) == ["report.html"]
     page = watched().open(root / "board" / "index.html")
     assert "2 steps: 2 fresh" in page.locator(".cards").inner_text()
-    page.get_by_role("link", name="Pipelines").click()
+    follow(page.get_by_role("link", name="Pipelines"))
     assert page.locator("svg").count() == 1 and page.locator(".chip.fresh").count() == 2
-    page.get_by_role("link", name="Sweeps").click()
+    follow(page.get_by_role("link", name="Sweeps"))
     assert "Best: trial 1 (rate=0.7), score 0.7" in page.locator("body").inner_text()
-    page.get_by_role("link", name="its 2 runs").click()
+    follow(page.get_by_role("link", name="its 2 runs"))
     assert count(page) == "2 of 3 runs" and "0.7" in page.locator("#rows tr").first.inner_text()
-    page.locator("#rows a").first.click()
+    follow(page.locator("#rows a").first)
     text = page.locator("body").inner_text()
     assert "argument rate changed (0.5 → 0.7)" in text and "data/a.txt" in text
-    page.get_by_role("link", name="packages").click()
+    follow(page.get_by_role("link", name="packages"))
     assert "ipykernel" in page.locator("body").inner_text()
-    page.get_by_role("link", name="Comparisons").click()
-    page.get_by_role("link", name="fit: succeeded").click()
+    follow(page.get_by_role("link", name="Comparisons"))
+    follow(page.get_by_role("link", name="fit: succeeded"))
     assert "Beside the baseline" in page.locator("body").inner_text()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from making import command, write_project
 
+import mlops_nb.unused
 from mlops_nb.errors import BadStore
 from mlops_nb.pipeline import run_pipeline
 from mlops_nb.record import new_id, read_record, runs, this_process, write_record
@@ -47,7 +48,7 @@ def keep(root: Path, step: str, hour: int, *, status: str = "succeeded", reads: 
 
 def age(root: Path, *ids: str) -> None:
     """Make all objects, and the records of these runs, as old as they say."""
-    for path in [*(root / "runs" / "objects").glob("*/*"), *(root / "runs" / "records" / f"{id}.json" for id in ids)]:
+    for path in [*(root / "runs" / "objects").glob("*/[0-9a-f]*"), *(root / "runs" / "records" / f"{id}.json" for id in ids)]:
         os.utime(path, (LONG_AGO, LONG_AGO))
 
 
@@ -115,14 +116,15 @@ def test_kept_runs_are_still_hits_and_removed_ones_run_again(tmp_path):
     assert [one.id for one in again] == [first[0].id, second[0].id] and (root / "models" / "network.json").read_text() == "2"
     assert run_pipeline(root=root, arguments={"train": {"seed": 1}}).runs[1].id not in {first[1].id, second[0].id}
 
-    said, hits = [], []
+    said, hits, spoke = [], [], threading.Event()
     template = root / "nbs" / "pipelines" / "stars" / "20_train.ipynb"
     with one_at_a_time(root / "runs" / "locks" / "in-use"):  # as while something is removed
-        thread = threading.Thread(target=lambda: run(template, {"seed": 2}, on_progress=lambda progress: said.append(progress.line), on_hit=hits.append))
+        thread = threading.Thread(target=lambda: run(template, {"seed": 2}, on_progress=lambda progress: (said.append(progress.line), spoke.set()), on_hit=hits.append))
         thread.start()
-        thread.join(1.5)
+        assert spoke.wait(60)
+        thread.join(0.5)
         assert said == ["waiting until what is unused has been removed"] and not hits
-    thread.join(20)
+    thread.join(60)
     assert hits[0].id == second[0].id
 
 
@@ -152,6 +154,22 @@ def test_a_run_that_is_reading_loses_nothing(tmp_path):
         output = going.communicate(timeout=60)[0]
     assert going.returncode == 0, output
     assert runs(root, step="train")[0].results == {"rows": 3} and (root / "models" / "network.json").read_text() == "0.85\n" * 3 and is_whole(root)
+
+
+def test_a_file_that_is_renamed_while_it_is_looked_at(project, monkeypatch):
+    """A run that goes on gives a file its name between the look at the folder and the look at the file: it is not there, and no fault."""
+    id = keep(project, "train", 1)[0]
+    half = project / "runs" / id / ".part-1"
+    half.touch()
+    entries = mlops_nb.unused._entries
+
+    def listed(folder: Path) -> list:
+        found = entries(folder)
+        half.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(mlops_nb.unused, "_entries", lambda folder: listed(folder) if Path(folder) == half.parent else entries(folder))
+    assert find_unused(project).leftovers == () and not half.exists()
 
 
 def test_a_run_that_begins_or_ends_is_waited_for(project):

@@ -254,11 +254,11 @@ def test_told_to_end_a_pipeline_ends(project):
     import sys
     import time
 
-    write_project(project, {"20_train": (STARS["20_train"][0], "open('/dev/null'); import pathlib; pathlib.Path(stars).stat(); import time; print('here', flush=True); time.sleep(60)")})
+    write_project(project, {"20_train": (STARS["20_train"][0], f"import pathlib, time; pathlib.Path(stars).stat(); pathlib.Path({str(project / 'here')!r}).touch(); time.sleep(60)")})
     process = subprocess.Popen([sys.executable, "-m", "mlops_nb", "run", "--jobs", "1"], cwd=project, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not mlops_nb.runs(project, step="train"):
+    while not (project / "here").exists():
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
-    time.sleep(2)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and [one.status for one in mlops_nb.runs(project)] == ["killed", "succeeded"]

@@ -60,6 +60,12 @@ def server(tmp_path_factory):
         process.wait()
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Let a server answer later than the product waits: a machine that stands still for ten seconds is no bucket that cannot be reached."""
+    monkeypatch.setattr(mlops_nb.remote, "ANSWER_S", 60.0)
+
+
 def until(condition, timeout_s: float = 60) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
@@ -482,9 +488,9 @@ def test_a_server_that_never_answers_costs_a_bounded_time(made, tmp_path, monkey
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         remote, said, run = Remote("s3://stars/team"), [], newest(made)
         started = time.monotonic()
-        for _ in range(10):
+        for _ in range(40):
             assert ask(remote, run, Store(tmp_path), said) is None
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < 30
     assert len(said) == 1 and "no answer within 1 s" in said[0]
 
 
