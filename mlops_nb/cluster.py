@@ -241,11 +241,11 @@ class Cluster:
                 raise LookupError("there is no task to wait for; `add` one first.")
             try:
                 self._take_next()
+                self._check_alive()
             except KeyboardInterrupt:
                 if all(attempt.stopped for attempt in self._attempts.values()):
                     raise
                 self._stop(dict.fromkeys(self._attempts, ("interrupted", "interrupted by Ctrl-C")))
-            self._check_alive()
         return self._ready.popleft()
 
     def stop(

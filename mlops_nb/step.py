@@ -8,8 +8,8 @@ __all__ = ['ERRORS', 'MOST_SOURCE_LINES', 'run', 'explain']
 # %% ../nbs/33_step.ipynb #33-step-02
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -26,7 +26,7 @@ from .key import Key
 from .mask import Mask
 from .plain import dump
 from .reach import Reach, read_reach
-from .record import Run, as_run, giving_signs, new_id, now, this_process, write_record
+from .record import Run, as_run, giving_signs, new_id, now, read_record, this_process, write_record
 from .remote import fetch, remote_of, send_new, to_stderr
 from .resources import Needs, Share, check_needs, memory_guard, needs_of, recorded, share_of, this_machine, variables_of
 from .result import read_results
@@ -122,12 +122,15 @@ def run(
                 share = _own_share(template, settings) if share is None else share
                 options["guard"] = _guarded(share, guard)
                 record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline, share)
-        finished = hit or _execute(step, checked, inputs, key, settings, store, secrets, record, {**options, "variables": {**variables_of(share, os.environ), **variables}}, lay_out, home)
+        if hit is None:
+            options["variables"] = {**variables_of(share, os.environ), **variables}
+            with _interrupts_recorded(settings.store, record, secrets):
+                finished = _execute(step, checked, inputs, key, settings, store, secrets, record, options, lay_out, home)
     if remote is not None:
         send_new(remote, None if hit else finished, store, on_warning, tell)
     if hit is not None:
         on_hit(hit)
-    return finished
+    return hit or finished
 
 
 def _check_outputs(step: Step, settings: Settings) -> None:
@@ -376,6 +379,18 @@ def _ended(record: dict) -> dict:
     ended = now()
     seconds = (datetime.fromisoformat(ended) - datetime.fromisoformat(record["started"])).total_seconds()
     return {**record, "ended": ended, "seconds": seconds}
+
+
+@contextmanager
+def _interrupts_recorded(store: Path, record: dict, secrets: dict[str, str]) -> Iterator[None]:
+    """Within this block, Ctrl-C before the first cell is recorded as it is later: the record would stay `running`, and be lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if read_record(store, record["id"])["status"] == "running":
+            error = {"kind": "KeyboardInterrupt", "message": "interrupted before its first cell", "cell": None}
+            write_record(store, Mask(secrets)(_ended({**record, "status": "interrupted", "error": error})))
+        raise
 
 
 def _forget(store: Path, folder: Path) -> None:

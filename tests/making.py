@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 PYTHON = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3 (ipykernel)"}}
 
 
@@ -51,6 +53,14 @@ def command(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedPro
         [sys.executable, "-m", "mlops_nb", *map(str, words)],
         cwd=cwd, env={**bare, **variables}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
+
+
+def lives(pid: int) -> bool:
+    """Say whether there is a process of this number that has not ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def all_bytes(folder: Path) -> bytes:

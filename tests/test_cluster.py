@@ -124,7 +124,16 @@ def test_every_run_succeeds_once_although_one_worker_is_killed_and_one_is_stoppe
             pool.add(task)
         ended = [pool.next() for _ in range(RUNS // 4)]
         running = {record["process"]["pid"] for record in [one.record for one in runs_in(project / "runs", status="running")]}
-        until(lambda: first.pid in {one.record["process"]["pid"] for one in runs_in(project / "runs", status="running")})
+
+        def stands_still_in_a_run() -> bool:
+            first.send_signal(signal.SIGSTOP)
+            until(lambda: psutil.Process(first.pid).status() == psutil.STATUS_STOPPED)
+            if any(record["status"] == "running" and record["process"]["pid"] == first.pid for record in [one.record for one in runs_in(project / "runs", status="running")]):
+                return True
+            first.send_signal(signal.SIGCONT)
+            return False
+
+        until(stands_still_in_a_run)
         first.kill()
         second.send_signal(signal.SIGSTOP)
         ended += [pool.next() for _ in range(RUNS // 10)]
@@ -221,13 +230,18 @@ def test_waiting_for_a_worker_that_stands_still_can_be_interrupted(tmp_path, pro
         pool.add(Task("mean", here / "nbs/pipelines/stars/20_mean.ipynb", {}))
         until(lambda: any(kind == "ended" for kind, _ in list(events.queue)))
         worker.send_signal(signal.SIGSTOP)
-        timers = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)) for seconds in (1, 2)]
+
+        def press_twice() -> None:
+            for _ in range(2):
+                time.sleep(1)
+                os.kill(os.getpid(), signal.SIGINT)
+                until(lambda: all(attempt.stopped for attempt in pool._attempts.values()))
+
+        presses = threading.Thread(target=press_twice)
         with pytest.raises(KeyboardInterrupt):
-            for timer in timers:
-                timer.start()
+            presses.start()
             pool.next()
-        for timer in timers:
-            timer.join()
+        presses.join()
         worker.send_signal(signal.SIGCONT)
         failed = pool.next()
     assert isinstance(failed.error, CellFailed) and failed.run.notebook.exists()
@@ -273,9 +287,10 @@ def test_what_a_run_gets(project, processes):
         assert any("much waits for a worker with gpu=2, and there is none" in text for text in pool.said)
         pool.stop("much", "interrupted", "no longer wanted")
         assert isinstance(pool.next().error, RunInterrupted)
-        pool.add(Task("now", project / "square.ipynb", {"seconds": 2.0}))
+        pool.add(Task("now", write_notebook(project / "first.ipynb", "import os, time\nwhile not os.path.exists('all'): time.sleep(0.05)", parameters="n: int = 0"), {}))
         for n in range(3):
             pool.add(Task(f"later {n}", project / "square.ipynb", {"n": n + 1}, priority=n))
+        (project / "all").touch()
         assert [pool.next().task.name for _ in range(4)] == ["now", "later 2", "later 1", "later 0"]
 
 
@@ -303,8 +318,8 @@ def test_a_task_that_is_stopped(project, processes):
 def test_a_scheduler_that_is_killed(project, processes, asked):
     """One clear error, a store in which nothing runs, and the same command goes on from there."""
     worker = processes.worker()
-    tasks = trials(project / "square.ipynb", 4, seconds=0.2)
-    with pytest.raises(ClusterLost, match=r"the connection to the scheduler was lost, with \d tasks to go. .* goes on from there"), cluster(processes, 1) as pool:
+    tasks = trials(project / "square.ipynb", 4, seconds=1.0)
+    with pytest.raises(ClusterLost, match=r"the connection to the scheduler was lost, with \d tasks? to go. .* goes on from there"), cluster(processes, 1) as pool:
         for task in tasks:
             pool.add(task)
         results([pool.next()])
@@ -380,7 +395,7 @@ def test_ctrl_c(tmp_path, processes):
     processes.worker()
     words = [sys.executable, "-m", "mlops_nb", "run", "--cluster", processes.file, "-p", "sleep.seconds=100"]
     asked = subprocess.Popen(list(map(str, words)), cwd=root, env=bare(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    until(lambda: runs_in(root / "runs", status="running", step="sleep"))
+    until(lambda: any(cell.get("outputs") for one in runs_in(root / "runs", status="running", step="sleep") if one.notebook.exists() for cell in json.loads(one.notebook.read_text())["cells"]))
     time.sleep(2)
     asked.send_signal(signal.SIGINT)
     _, said = asked.communicate(timeout=60)

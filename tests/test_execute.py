@@ -14,7 +14,7 @@ import nbformat
 import psutil
 import pytest
 import zmq
-from making import command, write_notebook
+from making import lives, command, write_notebook
 
 import mlops_nb
 from mlops_nb.errors import BadNotebook, CellFailed, RunKilled, RunTimedOut
@@ -53,7 +53,14 @@ def test_a_notebook_that_runs(tmp_path):
 def test_a_quiet_cell_is_told_of(tmp_path):
     """Once a second, with the last line that it printed, which the next cell does not inherit."""
     told = []
-    run(tmp_path, "import time; print('epoch', 7)\ntime.sleep(2.5)", "time.sleep(1.5)", on_progress=told.append)
+
+    def hear(progress) -> None:
+        told.append(progress)
+        heard = [one.seconds for one in told if one.cell == 1 and one.line == "epoch 7"]
+        if len(heard) >= 3 and heard[-1] - heard[0] >= 1:
+            (tmp_path / "enough").touch()
+
+    run(tmp_path, "import os, time; print('epoch', 7)\nfor _ in range(200):\n    if os.path.exists('enough'): break\n    time.sleep(0.05)", "time.sleep(1.5)", on_progress=hear)
     quiet = [progress.seconds for progress in told if progress.cell == 1 and progress.line == "epoch 7"]
     assert len(quiet) >= 3 and quiet[-1] - quiet[0] >= 1
     assert {progress.line for progress in told if progress.cell == 2} == {""}
@@ -96,11 +103,11 @@ def test_a_kernel_that_dies(tmp_path, source, status, said):
 
 
 def test_a_cell_that_takes_too_long(tmp_path):
-    with pytest.raises(RunTimedOut, match="cell 2 took longer than 0.5 s"):
-        run(tmp_path, "x = 1", "while True: pass", "print('never')", cell_timeout_s=0.5)
+    with pytest.raises(RunTimedOut, match="cell 2 took longer than 5 s"):
+        run(tmp_path, "x = 1", "while True: pass", "print('never')", cell_timeout_s=5)
     one, notebook = executed(tmp_path)
     assert one.status == "timed-out" and statuses(notebook) == ["completed", "failed", "pending"]
-    assert one.seconds < 15
+    assert one.seconds < 60
 
 
 def test_a_run_that_takes_too_long(tmp_path):
@@ -116,13 +123,13 @@ def test_a_cell_that_does_not_listen(tmp_path):
     with pytest.raises(RunTimedOut):
         run(tmp_path, deaf, cell_timeout_s=0.5)
     one, _ = executed(tmp_path)
-    assert one.status == "timed-out" and one.seconds < 20
+    assert one.status == "timed-out" and one.seconds < 50
 
 
 def test_a_kernel_that_does_not_answer(tmp_path, monkeypatch):
     """IPython fails before a cell where `sys.stdout` is None, and its kernel never says how that cell ended: the run does, and ends."""
     monkeypatch.setenv("MLOPS_NB_WARM", "off")
-    monkeypatch.setattr("mlops_nb.execute.ANSWER_S", 0.5)
+    monkeypatch.setattr("mlops_nb.execute.ANSWER_S", 5.0)
     with pytest.raises(CellFailed, match="in cell 2: the kernel has ended the cell and does not say how. Did a cell above replace sys.stdout"):
         run(tmp_path, "import sys; sys.stdout = None", "1 + 1", "print('never')", timeout_s=60)
     one, notebook = executed(tmp_path)
@@ -226,11 +233,23 @@ def kernel_is_gone(tmp_path: Path, seconds: float = 15) -> bool:
     """Say whether the kernel whose number was written down ends within some seconds."""
     until = time.monotonic() + seconds
     pid = int((tmp_path / "pid").read_text())
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while lives(pid):
         if time.monotonic() > until:
             return False
         time.sleep(0.1)
     return True
+
+
+def test_ctrl_c_before_the_first_cell(tmp_path, monkeypatch):
+    """Between the first record and the start of the kernel, too, a run is interrupted and not lost."""
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlops_nb.step._drop_racy_bytecode", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "1")
+    [one] = runs(tmp_path)
+    assert one.status == "interrupted" and one.error == "interrupted before its first cell" and one.record["ended"]
 
 
 @pytest.mark.parametrize(("number", "status", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "killed", 1)])
@@ -308,7 +327,9 @@ def test_the_process_that_runs_it_is_killed(tmp_path):
     write_notebook(tmp_path / "train.ipynb", "print('before')", LOOP)
     process = start(tmp_path, "train.ipynb")
     wait_for(tmp_path, "pid")
-    time.sleep(3)  # for the notebook to be saved while the cell runs
+    [saved], until = (tmp_path / "runs").glob("*/train.ipynb"), time.monotonic() + 60
+    while not nbformat.read(saved, as_version=4).cells[1].outputs and time.monotonic() < until:
+        time.sleep(0.1)
     assert [one.status for one in runs(tmp_path)] == ["running"]
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -340,7 +361,8 @@ def test_the_journal(tmp_path):
     assert one.status == "lost" and not journal.exists() and b"correct horse" not in written
     assert statuses(notebook) == ["completed"] * 5 + ["running"]
     assert notebook.cells[2].outputs[0].data["text/plain"] == "'second'" and notebook.cells[3].outputs[0].text == "token ***\n"
-    assert [cell.execution_count for cell in notebook.cells] == [1, 2, 3, 4, 5, None]
+    *ended, last = [cell.execution_count for cell in notebook.cells]
+    assert ended == [1, 2, 3, 4, 5] and last in (None, 6), "the notebook may have been saved while the last cell ran"
 
 
 def test_a_held_kernel(tmp_path):
@@ -359,7 +381,7 @@ def test_a_held_kernel(tmp_path):
         client.wait_for_ready(timeout=30)
         answer = client.execute_interactive("print(stars)", timeout=30, output_hook=lambda message: None)
         assert answer["content"]["status"] == "ok"
-        client.shutdown()
+        client.shell_channel.send(client.session.msg("shutdown_request", {"restart": False}))  # on the control channel, ipykernel hangs in one of ten ends
         client.stop_channels()
         assert kernel_is_gone(tmp_path)
     finally:
@@ -381,7 +403,7 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
         run(tmp_path, "1 / 0")
     with pytest.raises(RunKilled):
         run(tmp_path, "import os; os.kill(os.getpid(), 9)")
-    assert {child.pid for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE} <= before
+    assert {child.pid for child in psutil.Process().children(recursive=True) if lives(child.pid)} <= before
     assert not list((tmp_path / "t").iterdir())
 
 

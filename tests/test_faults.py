@@ -48,7 +48,7 @@ def watched(change):
         global seen, copying
         if not copying:
             seen += 1
-            if seen == fatal:
+            if fatal and seen >= fatal:
                 os.kill(os.getpid(), signal.SIGKILL)
             if not fatal:
                 copying = True

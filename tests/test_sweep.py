@@ -288,7 +288,7 @@ import time
 from mlops_nb import report
 for step in range(1, 41 if x < 0 else 4):
     report("score", 1.0 if x > 0 else -1.0, step=step)
-    time.sleep(0.25 if x < 0 else 0.02)
+    time.sleep(1.0 if x < 0 else 0.02)
 glue("score", x)
 """
 
@@ -307,7 +307,7 @@ def test_a_hopeless_trial_is_stopped_and_not_tried_again(tmp_path):
     assert [status for _, status in seen] == ["succeeded"] * 5 + ["pruned"]
     pruned = found.trials[5].runs[0]
     record = next(run for run in runs(template) if run.id == pruned.id)
-    assert record.status == "killed" and record.error.startswith("pruned at step") and record.seconds < 8
+    assert record.status == "killed" and record.error.startswith("pruned at step") and record.seconds < 30
     assert json.loads(record.notebook.read_text())["cells"], "what it did is there to be read"
     seen.clear()
     again = run_sweep(template, space, trials=6, maximize="score", seed=seed, jobs=1, watch=seen.watch)
@@ -482,9 +482,9 @@ def test_a_result_that_no_run_glues_is_refused_where_all_runs_were_there_too(tmp
 @pytest.mark.timeout(100)
 def test_what_runs_when_a_sweep_ends_itself_says_why_it_was_stopped(tmp_path):
     """Nobody pressed Ctrl-C."""
-    template = project_of(tmp_path, "import time; time.sleep(60 if x > 1 else 3)\n" + BOWL)
+    template = project_of(tmp_path, "import time; time.sleep(600 if x > 1 else 3)\n" + BOWL)
     began = time.monotonic()
     with pytest.raises(BadArgument, match="no result 'f1'"):
         run_sweep(template, {"x": [1.0, 2.0]}, maximize="f1", jobs=2)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 80
     assert {run.status: run.error for run in runs(template)} == {"succeeded": None, "interrupted": "stopped: the sweep ended"}

@@ -165,6 +165,8 @@ class Workshop:
                 urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://127.0.0.1:{port}/v2/", timeout=5)
                 break
             time.sleep(0.1)
+        else:
+            raise AssertionError(f"the registry does not answer at 127.0.0.1:{port}; its log is in {self.folder / 'logs'}")
         say(f"registry: answers at 127.0.0.1:{port}")
         return f"127.0.0.1:{port}"
 
