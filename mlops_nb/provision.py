@@ -264,7 +264,7 @@ def _fork(
             answer = None  # it ended a moment ago
         if answer and "pid" in answer:
             connection.settimeout(None)
-            return Forked(connection, answer["pid"], _pid_of(address))
+            return Forked(connection, answer["pid"], pid or _pid_of(address))
         connection.close()
         if answer and answer.get("without"):
             with open(place / f"{asked}.out", "a") as out:

@@ -261,11 +261,11 @@ def memory_guard(
 
     def look(pid: int) -> str | None:
         nonlocal next_look_s
-        began_s, took_s = time.monotonic(), time.thread_time()
-        if share.memory_bytes is None or began_s < next_look_s:
+        if share.memory_bytes is None or time.monotonic() < next_look_s:
             return None
+        before_s = time.thread_time()
         used = memory_used(pid, share.memory_bytes)
-        next_look_s = time.monotonic() + 19 * (time.thread_time() - took_s)  # a large process takes long to look at; a busy machine is no reason to look less often
+        next_look_s = time.monotonic() + 19 * (time.thread_time() - before_s)  # a large process takes long to look at; a busy machine is no reason to look less often
         if used <= share.memory_bytes:
             return None
         return f"memory limit: {in_words(used)} used of {in_words(share.memory_bytes)}"

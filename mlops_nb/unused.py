@@ -215,8 +215,8 @@ def _objects(store: Path) -> Iterator[tuple[str, os.stat_result]]:
     for folder in _entries(store / "objects"):
         if re.fullmatch("[0-9a-f]{2}", folder.name) and folder.is_dir(follow_symlinks=False):
             for entry in _entries(Path(folder.path)):
-                if re.fullmatch("[0-9a-f]{62}", entry.name) and entry.is_file(follow_symlinks=False):
-                    yield folder.name + entry.name, entry.stat(follow_symlinks=False)
+                if re.fullmatch("[0-9a-f]{62}", entry.name) and entry.is_file(follow_symlinks=False) and (found := _stat(entry)):
+                    yield folder.name + entry.name, found
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
@@ -226,15 +226,21 @@ def _entries(folder: Path) -> list[os.DirEntry]:
         return []
 
 
+def _stat(path: str | os.PathLike) -> os.stat_result | None:
+    """Return what the system says of a file or a link itself; None where a run that goes on has deleted it, or given it its name, since its folder was listed."""
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
 def _leftovers(store: Path, runs: set[str], keys: set[str | None]) -> Iterator[Path]:
     """Yield what processes left that were killed: what is older than a day, and of no run."""
     yesterday = time.time() - DAY_S
     folders = [store, store / "records", *(Path(entry.path) for place in (store, store / "objects") for entry in _entries(place) if entry.is_dir(follow_symlinks=False))]
     for entry in {entry.path: entry for folder in folders for entry in _entries(folder)}.values():
-        try:
-            path, is_old = Path(entry.path), entry.stat(follow_symlinks=False).st_mtime < yesterday
-        except FileNotFoundError:  # a run that goes on has given it its name, or deleted it
-            continue
+        path, found = Path(entry.path), _stat(entry)
+        is_old = found is not None and found.st_mtime < yesterday
         half = entry.name.startswith((".part-", ".packages-"))
         orphan = path.parent == store and _ID.fullmatch(entry.name) and entry.name not in runs and entry.is_dir(follow_symlinks=False)
         lock = path.parent == store / "locks" and re.fullmatch("[0-9a-f]{64}", entry.name) and entry.name not in keys
@@ -252,15 +258,8 @@ def _unknown(store: Path) -> Iterator[str]:
 def _size(path: Path) -> int:
     """Return the bytes of a file or of all files below a folder; links are not followed, and what is deleted meanwhile counts nothing."""
     if path.is_symlink() or not path.is_dir():
-        return _own_size(path)
-    return sum(_own_size(Path(parent, name)) for parent, _, names in os.walk(path) for name in names)
-
-
-def _own_size(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except FileNotFoundError:
-        return 0
+        return found.st_size if (found := _stat(path)) else 0
+    return sum(found.st_size for parent, _, names in os.walk(path) for name in names if (found := _stat(os.path.join(parent, name))))
 
 # %% ../nbs/66_unused.ipynb #66-unused-13
 def remove_unused(

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -61,6 +62,22 @@ def lives(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def until(question: Callable[[], object], within_s: float = 60) -> None:
+    """Wait until a question is answered with yes."""
+    ends = time.monotonic() + within_s
+    while not question():
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def gone(*pids: int, within_s: float = 15) -> bool:
+    """Say whether all of these processes end in that time."""
+    ends = time.monotonic() + within_s
+    while any(map(lives, pids)) and time.monotonic() < ends:
+        time.sleep(0.02)
+    return not any(map(lives, pids))
 
 
 def all_bytes(folder: Path) -> bytes:

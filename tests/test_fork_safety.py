@@ -5,13 +5,12 @@ import contextlib
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty
 
 import pytest
-from making import lives, short_folder
+from making import gone, short_folder
 
 from mlops_nb.kernel import Kernel
 from mlops_nb.provision import pss, servers, stop_server
@@ -173,7 +172,7 @@ def test_the_end_of_a_forked_kernel_is_known_at_once(code: str, ended: str, tmp_
         kernel = await opened(HEAVY, tmp_path)
         kernel.client.execute(code)
         try:
-            return await asyncio.wait_for(kernel.died(), 30)
+            return await asyncio.wait_for(kernel.died(), 10)
         finally:
             await kernel.close()
 
@@ -329,7 +328,4 @@ def test_signals_reach_what_a_kernel_started(tmp_path: Path) -> None:
         return int(said[0][1])
 
     pid = asyncio.run(one())
-    ends = time.monotonic() + 30
-    while lives(pid):
-        assert time.monotonic() < ends, "the kernel's child is still there"
-        time.sleep(0.02)
+    assert gone(pid), "the kernel's child is still there"

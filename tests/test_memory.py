@@ -340,7 +340,7 @@ def test_a_process_that_was_stopped_in_the_memory_stops_nobody(tmp_path, monkeyp
         memory.remember("reach", f"b{number}", "1", "more")
         memory.write()
         assert memory.recall("reach", f"b{number}", "1") == "more"
-    assert time.monotonic() - began_s < 14, "fifty waits would be fifteen seconds"
+    assert time.monotonic() - began_s < 5
     holder.close()
     monkeypatch.setattr(memory, "_stuck_until_s", 0.0)  # as half a minute later
     assert memory.recall("reach", "a", "1") == "one"

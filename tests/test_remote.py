@@ -16,7 +16,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from making import all_bytes, command, write_project
+from making import all_bytes, command, until, write_project
 
 import mlops_nb.remote
 from mlops_nb.digest import digest_bytes, digest_file
@@ -64,13 +64,6 @@ def server(tmp_path_factory):
 def patience(monkeypatch):
     """Let a server answer later than the product waits: a machine that stands still for ten seconds is no bucket that cannot be reached."""
     monkeypatch.setattr(mlops_nb.remote, "ANSWER_S", 60.0)
-
-
-def until(condition, timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.fixture(params=["folder", "s3"])

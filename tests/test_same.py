@@ -67,7 +67,7 @@ PEERS = {
     "exits hard": ("import os; os._exit(4)", "print('never')"),
     "side by side": ("import concurrent.futures as c\nwith c.ThreadPoolExecutor(3) as p: print([*p.map(lambda k: k * k, range(5))])", "import asyncio\nawait asyncio.gather(*(asyncio.sleep(0, k) for k in range(3)))"),
     "empty cells": ("", "  \n", "1;", "None", "# a comment"),
-    "many outputs": ("from IPython.display import display\nfor k in range(800): display(k)", "import sys\nfor k in range(200): print(k, flush=True); print(k, file=sys.stderr, flush=True)"),
+    "many outputs": ("from IPython.display import display\nfor k in range(3000): display(k)", "import sys\nfor k in range(200): print(k, flush=True); print(k, file=sys.stderr, flush=True)"),
     "a line without end": ("print('x' * 3_000_000)", "print('after')"),
     "bytes that are no text": ("import os, time; n = os.write(1, b'\\xff\\xfe\\x00 raw \\xc3'); time.sleep(1)", "print('after')", "os.system('printf \"\\\\377\\\\000\"'); time.sleep(1)"),
     "closed descriptors": ("import os\nfor fd in (0, 1, 2): os.close(fd)", "print('still here')", "1 + 1"),

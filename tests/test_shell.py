@@ -148,7 +148,7 @@ def test_a_death_is_known_at_once(tmp_path, source, said):
     with pytest.raises((RunKilled, CellFailed), match=said):
         mlops_nb.run(tmp_path / "train.ipynb")
     [one] = mlops_nb.runs(tmp_path)
-    assert one.record["cells"][-1]["seconds"] < 5, "from the beginning of the cell until it was judged"
+    assert one.record["cells"][-1]["seconds"] < 3, "from the beginning of the cell until it was judged"
 
 
 def test_a_fork_that_comes_to_the_end_of_its_cell(tmp_path):

@@ -486,5 +486,5 @@ def test_what_runs_when_a_sweep_ends_itself_says_why_it_was_stopped(tmp_path):
     began = time.monotonic()
     with pytest.raises(BadArgument, match="no result 'f1'"):
         run_sweep(template, {"x": [1.0, 2.0]}, maximize="f1", jobs=2)
-    assert time.monotonic() - began < 80
+    assert time.monotonic() - began < 30
     assert {run.status: run.error for run in runs(template)} == {"succeeded": None, "interrupted": "stopped: the sweep ended"}
