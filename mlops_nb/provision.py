@@ -133,7 +133,7 @@ class Forked:
 
     stdin = stdout = stderr = None
 
-    def __init__(self, connection: socket.socket, pid: int, server: int | None = None):
+    def __init__(self, connection: socket.socket, pid: int, server: int):
         self.connection, self.pid, self.server = connection, pid, server
         self.returncode: int | None = None
         self._gone_s: float | None = None  # since when the child has ended without a word of its server
@@ -159,7 +159,7 @@ class Forked:
                 self.returncode = message["exit"]
         elif self.returncode is None and self._pidfd is not None and select.select([self._pidfd], [], [], 0)[0]:
             self._gone_s = self._gone_s or time.monotonic()
-            if time.monotonic() - self._gone_s > (SILENT_S if self.server is None or _is_stopped(self.server) else BUSY_S):
+            if time.monotonic() - self._gone_s > (SILENT_S if _is_stopped(self.server) else BUSY_S):
                 self.returncode = -signal.SIGKILL
         return self.returncode
 
@@ -264,7 +264,7 @@ def _fork(
             answer = None  # it ended a moment ago
         if answer and "pid" in answer:
             connection.settimeout(None)
-            return Forked(connection, answer["pid"], pid or _pid_of(address))
+            return Forked(connection, answer["pid"], answer["server"])
         connection.close()
         if answer and answer.get("without"):
             with open(place / f"{asked}.out", "a") as out:

@@ -642,7 +642,7 @@ class Server:
         self.children[pidfd] = (pid, connection.fileno())
         self.poll.register(pidfd, select.POLLIN)
         self.forked += 1
-        send(connection, {"pid": pid})
+        send(connection, {"pid": pid, "server": self.pid})
         return None
 
     def _begin_child(self, request: dict, files: list[int]) -> Callable[[], Any]:

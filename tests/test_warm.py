@@ -112,6 +112,21 @@ def test_a_child_can_be_ended_although_its_server_was_stopped(tmp_path):
     assert forked(tmp_path).wait(30) == 0
 
 
+def test_a_child_knows_its_server_also_while_that_begins(tmp_path):
+    """Who asks while the server still imports, in another process than the one that will fork, is told which one is the parent of the child."""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    prepare = {"file": str(tmp_path / "entry.py"), "function": "prepare", "payload": 10}
+    warmth = Warmth(sys.executable, environment, ("json",), prepare=prepare, folder=tmp_path, argv=("x",))
+    entry = {"file": str(tmp_path / "entry.py"), "function": "serve", "payload": {"code": ""}}
+    (tmp_path / "helper.py").write_text(f"import time\nx = 1\nopen({str(tmp_path / 'begun')!r}, 'w').close()\ntime.sleep(1)\n")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(fork, warmth, entry, tmp_path, ["x"], environment)
+        until((tmp_path / "begun").exists)
+        children = [fork(warmth, entry, tmp_path, ["x"], environment), first.result()]
+    (server,) = servers()
+    assert [child.server for child in children] == [server["pid"]] * 2 and [child.wait(30) for child in children] == [0, 0]
+
+
 def test_a_server_that_is_busy_is_waited_for(tmp_path, monkeypatch):
     """It says late how its child ended, and is believed; that is not taken for the end by a signal."""
     child, (server,) = forked(tmp_path, "__import__('os')._exit(3) if __import__('time').sleep(0.5) is None else 0"), servers()
