@@ -1492,7 +1492,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mlops_nb.step._head': ('step.html#_head', 'mlops_nb/step.py'),
                                'mlops_nb.step._image': ('step.html#_image', 'mlops_nb/step.py'),
                                'mlops_nb.step._injected': ('step.html#_injected', 'mlops_nb/step.py'),
-                               'mlops_nb.step._interrupts_recorded': ('step.html#_interrupts_recorded', 'mlops_nb/step.py'),
                                'mlops_nb.step._own_share': ('step.html#_own_share', 'mlops_nb/step.py'),
                                'mlops_nb.step.explain': ('step.html#explain', 'mlops_nb/step.py'),
                                'mlops_nb.step.run': ('step.html#run', 'mlops_nb/step.py')},

@@ -460,9 +460,10 @@ class Cluster:
 
     def _check_alive(self) -> None:
         if not self._asks and time.monotonic() - self._asked_s > LOST_S / 6:
+            question = self._later(self._client.scheduler.identity(n_workers=0))
             self._asks, self._asked_s = True, time.monotonic()
             self._waits_s = self._waits_s or self._asked_s
-            self._later(self._client.scheduler.identity(n_workers=0)).add_done_callback(self._note)
+            question.add_done_callback(self._note)
         why = self._lost()
         if why and self._attempts:
             raise self._gone(why)

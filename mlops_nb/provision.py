@@ -249,7 +249,7 @@ def _fork(
     warmth = _without(warmth, _left_out(place / f"{asked}.out"))
     while gone < 2:
         address = place / f"{identity(warmth, place)}.sock"
-        connection = _connect(address, warmth, place / "lock")
+        connection, is_new = _connect(address, warmth, place / "lock")
         if (pid := _pid_of(address)) and _is_stopped(pid):
             connection.close()
             raise Cold(f"its server, the process {pid}, was stopped; `kill -CONT {pid}` lets it go on, `mlops-nb kernel stop` ends it")
@@ -262,6 +262,8 @@ def _fork(
             raise Cold("its server was not ready in time") from None
         except OSError:
             answer = None  # it ended a moment ago
+        if is_new:
+            _make_room(address)
         if answer and "pid" in answer:
             connection.settimeout(None)
             return Forked(connection, answer["pid"], answer["server"])
@@ -312,24 +314,22 @@ def say(
 LOCK_S = 10.0  # that another process may take to start a server, which takes it 0.05 s
 
 
-def _connect(address: Path, warmth: Warmth, lock: Path) -> socket.socket:
-    """Return a connection to the server at `address`, which is started where nobody listens."""
+def _connect(address: Path, warmth: Warmth, lock: Path) -> tuple[socket.socket, bool]:
+    """Return a connection to the server at `address`, and whether it was started for that, since nobody listened."""
     connection = _try(address)
     if connection is not None:
-        return connection
+        return connection, False
     with open(lock, "a") as held:
         if not locked(held, LOCK_S):
             raise Cold(f"another process has been starting its server for {LOCK_S:g} s; was it stopped in the middle?")
-        connection = _try(address)  # somebody else has started it meanwhile
-        was_there = connection is not None
-        if not was_there:
+        connection = _try(address)  # somebody else may have started it meanwhile
+        is_new = connection is None
+        if is_new:
             _start(address, warmth, lock)
             connection = _try(address)
-    if not was_there:
-        _make_room(address)  # without the lock, which a server that leaves takes
     if connection is None:
         raise Cold(_ENDED)
-    return connection
+    return connection, is_new
 
 
 def _try(address: Path) -> socket.socket | None:
@@ -383,7 +383,7 @@ def _make_room(newest: Path) -> None:
     said = {address: _ask(address, {"status": True}, timeout_s=0.2) for address in others}
     idle = sorted((status["idle_since"], address) for address, status in said.items() if status and not status["children"])
     for _, address in idle[: len(others) + 1 - MOST_IDLE]:
-        _ask(address, {"stop": "idle"})
+        _ask(address, {"stop": "idle"}, timeout_s=0.2)
 
 
 def _umask() -> int:
@@ -694,9 +694,8 @@ def servers() -> list[dict]:
     """Return what each server of this user says of itself: `pid`, `imports`, `children`, `forked`, `idle_since`, `cold`, … ; `memory_bytes` is its share (PSS)."""
     found = []
     for address in sorted(runtime_folder().glob("*.sock")):
-        pid = _pid_of(address)
-        said = _ask(address, {"status": True}, timeout_s=ASK_S if pid is None or _is_stopped(pid) else BUSY_S / 3)
-        if said is None and pid:
+        said = _ask(address, {"status": True})
+        if said is None and (pid := _pid_of(address)):
             said = {"pid": pid, "imports": [], "children": [], "forked": 0, "idle_since": time.time(), "cold": "it was stopped" if _is_stopped(pid) else "it does not answer"}
         if said:
             found.append({**said, "memory_bytes": pss(said["pid"]), "name": address.stem})
@@ -742,14 +741,18 @@ def pss(pid: int) -> int:
         return 0
 
 
-ASK_S = 2.0  # that a server may take to answer, if nothing says that it is at work
+ASK_S = 2.0  # that a server which was stopped has to answer; another one may be at work, and has a third of `BUSY_S`
 
 
-def _ask(address: Path, message: dict, timeout_s: float = ASK_S) -> dict | None:
+def _ask(address: Path, message: dict, timeout_s: float | None = None) -> dict | None:
+    """Return what a server answers; None where there is none, or where it does not in time."""
     connection = _try(address)
     if connection is None:
         return None
     with connection:
+        if timeout_s is None:
+            pid = _pid_of(address)
+            timeout_s = ASK_S if pid and _is_stopped(pid) else BUSY_S / 3
         connection.settimeout(timeout_s)
         try:
             send(connection, message)

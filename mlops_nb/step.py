@@ -8,8 +8,8 @@ __all__ = ['ERRORS', 'MOST_SOURCE_LINES', 'run', 'explain']
 # %% ../nbs/33_step.ipynb #33-step-02
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -124,8 +124,7 @@ def run(
                 record = _begin(step, checked, inputs, key, settings, store, secrets, pipeline, share)
         if hit is None:
             options["variables"] = {**variables_of(share, os.environ), **variables}
-            with _interrupts_recorded(settings.store, record, secrets):
-                finished = _execute(step, checked, inputs, key, settings, store, secrets, record, options, lay_out, home)
+            finished = _execute(step, checked, inputs, key, settings, store, secrets, record, options, lay_out, home)
     if remote is not None:
         send_new(remote, None if hit else finished, store, on_warning, tell)
     if hit is not None:
@@ -209,16 +208,15 @@ def _execute(
     step: Step, checked: dict, inputs: dict[str, File], key: Key | None, settings: Settings, store: Store, secrets: dict[str, str],
     record: dict, options: dict, lay_out: bool, home: Path | None,
 ) -> Run:  # fmt: skip
-    from concurrent.futures import ThreadPoolExecutor
-    from concurrent.futures import wait as wait_for
+    template, mask, folder, facts = step.template, Mask(secrets), settings.store / record["id"], None
+    try:
+        from concurrent.futures import ThreadPoolExecutor
 
-    from mlops_nb.execute import execute  # here: what is fresh needs no kernel, and nothing that speaks to one
+        from mlops_nb.execute import execute  # here: what is fresh needs no kernel, and nothing that speaks to one
 
-    template, mask, folder = step.template, Mask(secrets), settings.store / record["id"]
-    _drop_racy_bytecode(key, settings.root)
-    with ThreadPoolExecutor(1) as pool, giving_signs(folder):
-        facts = pool.submit(_facts, settings, store, secrets, record)
-        try:
+        _drop_racy_bytecode(key, settings.root)
+        with ThreadPoolExecutor(1) as pool, giving_signs(folder):
+            facts = pool.submit(_facts, settings, store, secrets, record)
             outcome = execute(
                 template,
                 folder / template.name,
@@ -235,21 +233,22 @@ def _execute(
                 if key is not None and key_now(template, checked, inputs, settings, options["kernel"], home) != key:
                     record["key"] = None  # code was edited while it ran, and nobody can say which of the two was run
                 write_record(settings.store, mask(record))
-        except (BadNotebook, BadArgument):
-            wait_for([facts])
-            _forget(settings.store, folder)  # refused before the kernel ran: as if it had never begun
-            raise
-        except BaseException as error:
-            wait_for([facts])
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            record = record if facts.exception() else facts.result()
-            record = {**record, "status": status, "error": {"kind": type(error).__name__, "message": str(error), "cell": None}}
-            write_record(settings.store, mask(_ended(record)))
-            if isinstance(error, BadStore):
-                unwritten = CellFailed(f"{record['template']}: failed: {error}")
-                unwritten.run = as_run(settings.store, mask(record))
-                raise unwritten from error
-            raise
+    except (BadNotebook, BadArgument):
+        _forget(settings.store, folder)  # refused before the kernel ran: as if it had never begun
+        raise
+    except BaseException as error:
+        if read_record(settings.store, folder.name)["status"] != "running":
+            raise  # Ctrl-C after its end was written
+        record = record if facts is None or facts.exception() else facts.result()
+        stopped = isinstance(error, KeyboardInterrupt)
+        said = {"kind": type(error).__name__, "message": "interrupted by Ctrl-C" if stopped else str(error), "cell": None}
+        record = _ended({**record, "status": "interrupted" if stopped else "failed", "error": said})
+        write_record(settings.store, mask(record))
+        if isinstance(error, BadStore):
+            unwritten = CellFailed(f"{record['template']}: failed: {error}")
+            unwritten.run = as_run(settings.store, mask(record))
+            raise unwritten from error
+        raise
     finished = as_run(settings.store, mask(record))
     if record["status"] != "succeeded":
         failure = ERRORS[record["status"]](explain(finished, record))
@@ -379,18 +378,6 @@ def _ended(record: dict) -> dict:
     ended = now()
     seconds = (datetime.fromisoformat(ended) - datetime.fromisoformat(record["started"])).total_seconds()
     return {**record, "ended": ended, "seconds": seconds}
-
-
-@contextmanager
-def _interrupts_recorded(store: Path, record: dict, secrets: dict[str, str]) -> Iterator[None]:
-    """Within this block, Ctrl-C before the first cell is recorded as it is later: the record would stay `running`, and be lost."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if read_record(store, record["id"])["status"] == "running":
-            error = {"kind": "KeyboardInterrupt", "message": "interrupted before its first cell", "cell": None}
-            write_record(store, Mask(secrets)(_ended({**record, "status": "interrupted", "error": error})))
-        raise
 
 
 def _forget(store: Path, folder: Path) -> None:

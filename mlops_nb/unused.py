@@ -131,7 +131,7 @@ def _reasons(runs: Iterable[Run], records: Records, named: Mapping[str, str], fr
     for run in runs:  # what is named, and no run that made it is kept by its id
         if run.status != "succeeded" or run.id in reasons:
             continue
-        made = [file["digest"] for _, file in records.wrote(records.records[run.id]) if not any(id in reasons for id in records.writers(file["digest"]))]
+        made = [file["digest"] for _, file in records.wrote(records.records.get(run.id, {})) if not any(id in reasons for id in records.writers(file["digest"]))]
         for name in [*([run.key] if run.key not in kept_keys else []), *made]:
             if name in named and reasons.setdefault(run.id, f"what it made is named in {named[name]}"):
                 kept_keys.add(run.key)

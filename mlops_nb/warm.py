@@ -541,9 +541,7 @@ class Server:
         try:
             if message is None:
                 self._forget(number)
-                if child in self.kept:
-                    self.children[child] = (self.children[child][0], -1)
-                elif child is not None:
+                if child is not None and child not in self.kept:
                     self._signal(child, signal.SIGKILL)
             elif "fork" in message:
                 return self._fork(message["fork"], files, connection)
@@ -574,6 +572,9 @@ class Server:
 
     def _forget(self, number: int) -> None:
         connection = self.connections.pop(number)
+        for pidfd, (pid, owner) in self.children.items():
+            if owner == number:
+                self.children[pidfd] = (pid, -1)  # the next client gets the number, and not the child
         self.poll.unregister(connection)
         connection.close()
 
@@ -642,7 +643,11 @@ class Server:
         self.children[pidfd] = (pid, connection.fileno())
         self.poll.register(pidfd, select.POLLIN)
         self.forked += 1
-        send(connection, {"pid": pid, "server": self.pid})
+        try:
+            send(connection, {"pid": pid, "server": self.pid})
+        except OSError:  # its client has gone while it waited
+            self._signal(pidfd, signal.SIGKILL)
+            raise
         return None
 
     def _begin_child(self, request: dict, files: list[int]) -> Callable[[], Any]:

@@ -224,6 +224,7 @@ def test_waiting_for_a_worker_that_stands_still_can_be_interrupted(tmp_path, pro
         worker.send_signal(signal.SIGSTOP)
 
         def press_twice() -> None:
+            until(lambda: all(attempt.processes for attempt in pool._attempts.values()))  # it is known to have begun
             for _ in range(2):
                 time.sleep(1)
                 os.kill(os.getpid(), signal.SIGINT)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -223,7 +224,7 @@ def wait_for(tmp_path: Path, name: str) -> None:
     until((tmp_path / name).exists)
 
 
-LOOP = "import os, pathlib\npathlib.Path('pid').write_text(str(os.getpid()))\nprint('working', flush=True)\nwhile True: pass"
+LOOP = "import os, pathlib\npathlib.Path('pid.new').write_text(str(os.getpid()))\nos.rename('pid.new', 'pid')\nprint('working', flush=True)\nwhile True: pass"
 
 
 def kernel_is_gone(tmp_path: Path) -> bool:
@@ -241,7 +242,22 @@ def test_ctrl_c_before_the_first_cell(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, "1")
     [one] = runs(tmp_path)
-    assert one.status == "interrupted" and one.error == "interrupted before its first cell" and one.record["ended"]
+    assert one.status == "interrupted" and one.error == "interrupted by Ctrl-C" and one.record["ended"]
+
+
+def test_ctrl_c_after_the_end_was_written(tmp_path, monkeypatch):
+    """What the record says of a run that has ended stays: its outputs are laid out, and the next one is found by it."""
+
+    @contextmanager
+    def interrupted(folder):
+        yield
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlops_nb.step.giving_signs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "1")
+    [one] = runs(tmp_path)
+    assert one.status == "succeeded" and one.notebook.exists()
 
 
 @pytest.mark.parametrize(("number", "status", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "killed", 1)])

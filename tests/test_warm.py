@@ -68,6 +68,11 @@ def said(tmp_path: Path, code: str, **options) -> str:
     return text.strip()
 
 
+def stands_still(pid: int) -> bool:
+    """Say whether a process was stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def test_one_server_for_equal_wishes_and_others_for_others(tmp_path):
     """Kernels of one environment and one set of imports come from one server; another variable makes another server, one of a single call does not."""
     for variables in ({}, {"JPY_SESSION_NAME": "a.ipynb", "PYTHONPATH": "x"}, {"OMP_NUM_THREADS": "1"}):
@@ -101,7 +106,7 @@ def test_a_child_can_be_ended_although_its_server_was_stopped(tmp_path):
     """It hears signals and is killed at once; who asks the server for another one is told, and not kept waiting; and `stop_server` ends the server."""
     child, (server,) = forked(tmp_path, "time = __import__('time'); time.sleep(60)"), servers()
     os.kill(server["pid"], signal.SIGSTOP)
-    until(lambda: Path(f"/proc/{server['pid']}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    until(lambda: stands_still(server["pid"]))
     began = time.monotonic()
     with pytest.raises(Cold, match=f"its server, the process {server['pid']}, was stopped"):
         forked(tmp_path)
@@ -118,20 +123,26 @@ def test_a_child_knows_its_server_also_while_that_begins(tmp_path):
     prepare = {"file": str(tmp_path / "entry.py"), "function": "prepare", "payload": 10}
     warmth = Warmth(sys.executable, environment, ("json",), prepare=prepare, folder=tmp_path, argv=("x",))
     entry = {"file": str(tmp_path / "entry.py"), "function": "serve", "payload": {"code": ""}}
-    (tmp_path / "helper.py").write_text(f"import time\nx = 1\nopen({str(tmp_path / 'begun')!r}, 'w').close()\ntime.sleep(1)\n")
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(fork, warmth, entry, tmp_path, ["x"], environment)
+    (tmp_path / "helper.py").write_text(f"import os, time\nx = 1\nopen({str(tmp_path / 'begun')!r}, 'w').close()\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\n")
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(fork, warmth, entry, tmp_path, ["x"], environment)]
         until((tmp_path / "begun").exists)
-        children = [fork(warmth, entry, tmp_path, ["x"], environment), first.result()]
+        futures.append(pool.submit(fork, warmth, entry, tmp_path, ["x"], environment))
+        time.sleep(0.5)
+        (tmp_path / "go").touch()
+        children = [future.result() for future in futures]
     (server,) = servers()
     assert [child.server for child in children] == [server["pid"]] * 2 and [child.wait(30) for child in children] == [0, 0]
 
 
 def test_a_server_that_is_busy_is_waited_for(tmp_path, monkeypatch):
     """It says late how its child ended, and is believed; that is not taken for the end by a signal."""
-    child, (server,) = forked(tmp_path, "__import__('os')._exit(3) if __import__('time').sleep(0.5) is None else 0"), servers()
+    code = f"import os, time\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\nos._exit(3)"
+    child, (server,) = forked(tmp_path, code), servers()
     monkeypatch.setattr("mlops_nb.provision._is_stopped", lambda pid: False)  # as one that is busy looks
     os.kill(server["pid"], signal.SIGSTOP)
+    until(lambda: stands_still(server["pid"]))
+    (tmp_path / "go").touch()
     timer = threading.Timer(3, os.kill, (server["pid"], signal.SIGCONT))
     timer.start()
     assert child.wait(60) == 3
@@ -264,6 +275,35 @@ def test_kill_9_of_any_of_the_three(tmp_path):
     os.kill(servers()[0]["pid"], signal.SIGKILL)
     assert child.wait(60) == -9 and gone(child.pid) and gone(int((tmp_path / "more").read_text())), "and what it had started"
     assert forked(tmp_path).wait(30) == 0
+
+
+def test_a_client_that_goes_takes_nothing_from_the_next_one(tmp_path):
+    """While a child dies whose client has gone, another client comes, and may get the number that the connection of the first one had. It is told of its own child alone."""
+    for turn in range(10):
+        large = tmp_path / f"large-{turn}"  # a process whose memory has to be given back takes a while to end
+        first = forked(tmp_path, f"import time; large = b'x' * (1 << 30); open({str(large)!r}, 'w').close(); time.sleep(60)")
+        until(large.exists)
+        first.connection.close()
+        second = forked(tmp_path, "import os, time; time.sleep(1); os._exit(3)")
+        was_dying = lives(first.pid)
+        assert second.wait(30) == 3 and gone(first.pid) and not servers()[0]["children"]
+        if was_dying:
+            return
+    raise AssertionError("no other client came while the child was dying")
+
+
+def test_nothing_is_left_for_a_client_that_did_not_wait(tmp_path):
+    """A child that is forked for a client which has gone meanwhile is killed, and known to have ended."""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    prepare = {"file": str(tmp_path / "entry.py"), "function": "prepare", "payload": 10}
+    warmth = Warmth(sys.executable, environment, ("json",), prepare=prepare, folder=tmp_path, argv=("x",))
+    entry = {"file": str(tmp_path / "entry.py"), "function": "serve", "payload": {"code": "__import__('time').sleep(60)"}}
+    (tmp_path / "helper.py").write_text(f"import os, time\nx = 1\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\n")
+    with pytest.raises(Cold, match="not ready in time"):
+        fork(warmth, entry, tmp_path, ["x"], environment, wait_s=0.5)
+    (tmp_path / "go").touch()
+    until(lambda: servers()[0]["forked"] == 1)
+    until(lambda: not servers()[0]["children"])
 
 
 def test_a_kept_child_outlives_its_client(tmp_path):
