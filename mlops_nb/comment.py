@@ -9,6 +9,7 @@ __all__ = ['MOST_ROWS', 'MOST_TEXT', 'MOST_WORD', 'MOST_JSON', 'Text', 'Word', '
 
 # %% ../nbs/63_comment.ipynb #63-comment-02
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -169,7 +170,8 @@ def comment(
 ) -> str:
     """Return the comment: the verdict first, then the numbers, then what changed. The tags are those of `TAGS`, the links those of `links_for`."""
     for rows in (MOST_ROWS, 50, 20, 8, 2, 0):
-        text = "\n\n".join(filter(None, _parts(statement, place, rows, note))) + "\n"
+        parts = [re.sub(r"\n\s*\n", "\n", part) for part in _parts(statement, place, rows, note) if part]  # a blank line ends HTML, and what follows is Markdown
+        text = "\n\n".join(parts) + "\n"
         if len(text) <= MOST_MARKDOWN:
             break
     return text

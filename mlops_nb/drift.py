@@ -42,15 +42,18 @@ def drift_of_column(
     before: Any,  # pandas.Series
     after: Any,
 ) -> Drift:
-    """Return how far a column has moved. Numbers are compared as such where both sides are numbers or times; else as categories."""
+    """Return how far a column has moved. Values are compared as numbers where both sides are numbers, or both are times; else as categories."""
     import pandas as pd
 
     missing = float(before.isna().mean()) if len(before) else 0.0, float(after.isna().mean()) if len(after) else 0.0
     one, other = before.dropna(), after.dropna()
     if not len(one) or not len(other):
         return Drift(str(before.name), 0.0 if len(one) == len(other) else 1.0, missing, len(one) != len(other), ("nothing" if not len(one) else "values", "nothing" if not len(other) else "values"))
-    if all((pd.api.types.is_numeric_dtype(side) and not pd.api.types.is_bool_dtype(side)) or pd.api.types.is_datetime64_any_dtype(side) for side in (one, other)):
+    if all(pd.api.types.is_numeric_dtype(side) and not pd.api.types.is_bool_dtype(side) for side in (one, other)):
         return _of_numbers(str(before.name), one, other, missing)
+    if all(pd.api.types.is_datetime64_any_dtype(side) for side in (one, other)):
+        unit = min(one.dt.unit, other.dt.unit, key=("s", "ms", "us", "ns").index)  # the coarser one has room for all times
+        return _of_numbers(str(before.name), one.dt.as_unit(unit), other.dt.as_unit(unit), missing)
     return _of_categories(str(before.name), one.astype(str), other.astype(str), missing)
 
 

@@ -205,17 +205,19 @@ def rows_apart(
             return table
         if truth not in table:
             return f"{output} has no column {truth!r}"
-        if tables and (len(table) != len(tables[0]) or not table[truth].equals(tables[0][truth]) or not _same_rows(table, tables[0])):
+        if not len(table):
+            return f"{output} has no rows"
+        if tables and ([*map(_class, table[truth])] != [*map(_class, tables[0][truth])] or not _same_rows(table, tables[0])):
             return "they were tested on different rows"
         tables.append(table)
-    classes = sorted({*map(str, tables[0][truth]), *(name for table in tables for name in _classes(table, truth))})
+    classes = sorted({*map(_class, tables[0][truth]), *(name for table in tables for name in _classes(table, truth))})
     answers = [_answers(table, truth) for table in tables]
     if any(one is None for one in answers):
         return f"{output} has neither a column 'predicted' nor one of numbers for each class"
     if any(one.isna().any() for one, table in zip(answers, tables, strict=True) if "predicted" not in table):
         return f"{output} has rows without an answer: their scores are no numbers"
     places = {name: place for place, name in enumerate(classes)}
-    true, *said = (np.array([places[str(value)] for value in values]) for values in (tables[0][truth], *answers))
+    true, *said = (np.array([places[_class(value)] for value in values]) for values in (tables[0][truth], *answers))
     return difference_over_rows(true, np.array(said[::2]), np.array(said[1::2]), score, level), mcnemar(true, said[0], said[1])
 
 
@@ -235,7 +237,12 @@ def _predictions(run: Run, output: str) -> Any:
 
 def _same_rows(one: Any, other: Any) -> bool:
     """Say whether columns that name the rows agree, where there are such."""
-    return all(one[name].equals(other[name]) for name in one.columns if str(name).lower() in _NAMES_ROWS and name in other)
+    return all(one[name].astype(object).equals(other[name].astype(object)) for name in one.columns if str(name).lower() in _NAMES_ROWS and name in other)
+
+
+def _class(value: Any) -> str:
+    """Return the name of a class: the same for 1 and 1.0, since one table may have it as a whole number and another one not."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 _NAMES_ROWS = ("id", "index", "row")  # columns that say which row it is
@@ -244,8 +251,8 @@ _NAMES_ROWS = ("id", "index", "row")  # columns that say which row it is
 def _classes(table: Any, truth: str) -> set[str]:
     """Return the classes that a table knows: those that it answers, else those that occur, and the columns of fractions that are scores as theirs are, between 0 and 1 where theirs are."""
     if "predicted" in table:
-        return set(map(str, table["predicted"]))
-    found = set(map(str, table[truth]))
+        return set(map(_class, table["predicted"]))
+    found = set(map(_class, table[truth]))
     columns = [name for name in table.columns if name != truth and str(name).lower() not in _NAMES_ROWS]
     scores = table[[name for name in columns if str(name) in found]].select_dtypes("number")
     shares = bool(((scores >= 0) & (scores <= 1)).all(axis=None))

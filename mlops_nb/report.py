@@ -20,7 +20,7 @@ from typing import Any
 from .beside import breakable, compared, document
 from .changes import Change
 from .comment import MOST_ROWS, MOST_TEXT, Command, Headline, Metric, Place, Reason, Result, Statement, brief, comment, links_for, write_statement
-from .compare import Comparison, Moved, Side, changes_as_html, code_changes, compare, compare_sides, curves_as_html, figures_as_html, shown_change, shown_value, steps_in_words, wanted_way
+from .compare import Comparison, Moved, Side, changes_as_html, code_changes, compare, compare_sides, curves_as_html, figures_as_html, locks_at, read_locks, shown_change, shown_value, steps_in_words, wanted_way
 from .difference import is_finite
 from .drift import TableChange
 from .errors import BadRevision, listed
@@ -108,7 +108,9 @@ def compared_with(
     except BadRevision:
         if gate is None:
             raise
-    before, after = (Side(name, {step: recorded_run(run) for step, run in side[0].items()}) for name, side in ((gate.against, gate.old), ("the working tree", gate.new)))
+    settings = read_settings(root)
+    sides = (gate.against, gate.old, locks_at(settings, gate.commit) if gate.commit else None), ("the working tree", gate.new, read_locks(settings.root, settings.locks))
+    before, after = (Side(name, {step: recorded_run(run) for step, run in runs[0].items()}, locks=locks) for name, runs, locks in sides)
     return compare_sides(before, after, root)
 
 

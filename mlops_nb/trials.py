@@ -434,11 +434,11 @@ def plot_slices(
             if scale.log:
                 panel.set_xscale("log")
             if scale.names:
-                panel.set_xticks(range(len(scale.names)), scale.names, rotation=30 if max(map(len, scale.names)) > 8 else 0)
+                panel.set_xticks(range(len(scale.names)), scale.names, rotation=30 if max(map(len, scale.names)) > 8 else 0, parse_math=False)
                 panel.set_xlim(-0.5, len(scale.names) - 0.5)
             panel.set_xlabel(parameter + (" (log scale)" if scale.log else ""))
             panel.grid(axis="y", color="#e6e6e6", linewidth=0.7)
-        panels[0].set_ylabel(name)
+        panels[0].set_ylabel(name, parse_math=False)
         _legend(figure, best, bool(without), found[0][1].n)
     return figure
 
@@ -480,7 +480,7 @@ def plot_parallel(
         for place, scale in enumerate(scales):
             _upright(axes, place, _ticks(scale, {scale.at(trial.setting[scale.name]) for trial, _ in found}))
         _upright(axes, len(scales), [((value - low) / (high - low) if high > low else 0.5, f"{value:.4g}") for value in sorted({low, (low + high) / 2, high})])
-        axes.set_xticks(range(len(scales) + 1), [scale.name + ("\n(log scale)" if scale.log else "") for scale in scales] + [name])
+        axes.set_xticks(range(len(scales) + 1), [scale.name + ("\n(log scale)" if scale.log else "") for scale in scales] + [name], parse_math=False)
         axes.get_xticklabels()[-1].set_fontweight("bold")
         axes.set_yticks([])
         axes.set_ylim(-0.06, 1.06)
@@ -516,7 +516,7 @@ def _upright(axes: Any, place: int, ticks: list[tuple[float, str]]) -> None:
     for height, text in ticks:
         axes.plot([place - 0.02, place + 0.02], [height, height], color="#777777", linewidth=1, zorder=1)
         axes.annotate(
-            text, (place, height), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8, zorder=4,
+            text, (place, height), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8, zorder=4, parse_math=False,
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
         )  # fmt: skip
 

@@ -272,6 +272,11 @@ def judge(
     if lost[1] * len(old) > lost[0] * len(new):
         kinds, left_out = ", ".join(sorted({str(value) for value in new.values() if not math.isfinite(value)})), ""
         return say("worse", f"{lost[1]} of {_runs(len(new))} gave no finite number ({kinds}), and {lost[0]} of {len(old)} before.", apart)
+    if apart is None and len(finite_new) >= FEWEST_SEEDS and lost[1] * len(old) < lost[0] * len(new):
+        kinds, left_out = ", ".join(sorted({str(value) for value in old.values() if not math.isfinite(value)})), ""
+        missed = _missed_limit(rule, fmean(finite_new.values()))
+        so = f"{lost[1]} of {_runs(len(new))} gave no finite number, and {lost[0]} of {len(old)} of the baseline ({kinds})"
+        return say("worse", f"its mean {written(fmean(finite_new.values()), 0.0)} is {missed}; {so}.") if missed else say("better", f"{so}.")
     if apart is None:
         return say("not enough runs", f"{FEWEST_SEEDS} finite numbers on each side are the fewest that have a spread.")
     apart = with_rows(apart, over_rows) if over_rows is not None and rule.rows_count else apart
@@ -289,8 +294,9 @@ def judge(
     if least >= -harm:
         return say("no difference", f"{facts}" + (f", a loss of more than the tolerance of {harm:.3g} is left out." if harm else "."), apart)
     if last:
-        return say("no difference", f"{facts}: none was found, but a loss of {written(-least, apart.half)} is not left out" + (f" (the tolerance is {harm:.3g})." if harm else "."), apart)
-    return say("not enough runs", f"{facts}: a loss of more than {harm:.3g} and no loss are both still possible.", apart)
+        found = "a loss was found that is within the tolerance" if most < 0 else "none was found"
+        return say("no difference", f"{facts}: {found}, but a loss of {written(-least, apart.half)} is not left out" + (f" (the tolerance is {harm:.3g})." if harm else "."), apart)
+    return say("not enough runs", f"{facts}: a loss of more than {harm:.3g} and {'a smaller one' if most < 0 else 'no loss'} are both still possible.", apart)
 
 
 def judge_alone(

@@ -8,10 +8,12 @@ import subprocess
 from dataclasses import replace
 from html import unescape
 
+import pandas
 import pytest
 from making import command, write_notebook, write_project
 
-from mlops_nb.compare import Comparison, Moved, Side, as_html, as_markdown, compare, draw_curve, notebook_changes, plain_text, read_side, shown_change
+from mlops_nb.compare import Comparison, Moved, Side, as_html, as_markdown, compare, draw_curve, lock_changes, notebook_changes, plain_text, read_locks, read_side, shown_change
+from mlops_nb.drift import drift_of_column
 from mlops_nb.errors import BadRevision
 from mlops_nb.pipeline import run_pipeline
 from mlops_nb.publish import publish
@@ -253,6 +255,20 @@ def test_settings_of_two_sweeps_that_round_alike_are_two(tmp_path):
     assert shown == {"kind=a, rate=1": (1, 1), 'kind="a", rate=0.10003': (None, 0.10003), 'kind="a", rate=0.10001': (0.10001, 0.10001), 'kind="a", rate=0.10002': (0.10002, None)}
 
 
+    with_nan = Comparison(Side("a", {}, sweep=one), Side("b", {}, sweep=sweep(0.13, math.nan, 0.79, 0.76)), ()).trials
+    assert [new.mean for _, _, new in with_nan if new][:3] == [0.79, 0.76, 0.13], "what is no number stands last"
+
+
+def test_times_in_another_unit_have_not_moved(tmp_path):
+    """A column of times that is kept to the microsecond and no longer to the nanosecond has the same times; times beside numbers are compared as categories."""
+    times = pandas.Series(pandas.date_range("2020-01-01", periods=500, freq="h"), name="t")
+    for one, other in (("ns", "us"), ("s", "ns"), ("ms", "ms")):
+        found = drift_of_column(times.dt.as_unit(one), times.dt.as_unit(other))
+        assert found.distance == 0 and not found.moved
+    assert drift_of_column(times, times + pandas.Timedelta(days=9)).moved
+    assert drift_of_column(times, pandas.Series(range(500), name="t")).summary[0].startswith("most often 2020-01-01")
+
+
 def test_outputs_of_other_kinds_are_described_too(tmp_path):
     """A value that a cell returned and HTML that it showed, on both sides, in the text of the notebooks."""
     template = write_notebook(tmp_path / "a.ipynb", "from IPython.display import HTML, display\ndisplay(HTML(f'<b>{number}</b>'))\nnumber + 40", parameters="number: int = 1")
@@ -275,6 +291,26 @@ def test_a_run_without_results_is_refused(project):
 def test_curves_are_drawn_the_same_each_time():
     """Two pages of one comparison are the same bytes."""
     assert draw_curve("loss", [3.0, 2.0, 1.0], [3.0, 1.0, 0.5]) == draw_curve("loss", [3.0, 2.0, 1.0], [3.0, 1.0, 0.5])
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0, 1.5e308], [1.0, -1e308, 1e308], [1.0, math.inf, math.nan]])
+def test_a_curve_that_diverges_is_drawn_as_far_as_it_can_be(values):
+    """No value and no name of a result is a reason for a page not to be written."""
+    assert "<svg" in draw_curve("train: cost_$_vs_gain_$", [3.0, 2.0, 1.0], values)
+
+
+def test_pins_are_read_from_what_people_write(tmp_path):
+    """Of a list in one line, a channel and a comment; an option of pip is no package. Of several files that differ, the one with an exact version is told."""
+    (tmp_path / "pyproject.toml").write_text('requires-python = ">=3.11"\ndependencies = ["numpy>=1.0", \'rich==13.0\']\n[build]\nx = "y"\n')
+    (tmp_path / "environment.yml").write_text("dependencies:\n  - python=3.11\n  - conda-forge::scipy=1.11  # fast\n")
+    (tmp_path / "requirements.txt").write_text("--index-url=https://example.org\npandas==2.0 \\\n    --hash=sha256:abc\n")
+    (tmp_path / "uv.lock").write_text('name = "numpy"\nversion = "2.4.6"\n')
+    before = read_locks(tmp_path, ["*.toml", "*.yml", "*.txt", "*.lock"])
+    assert before == {
+        "environment.yml": {"python": "3.11", "scipy": "1.11"}, "pyproject.toml": {"numpy": ">=1.0", "rich": "13.0"}, "requirements.txt": {"pandas": "2.0"}, "uv.lock": {"numpy": "2.4.6"},
+    }  # fmt: skip
+    after = {**before, "pyproject.toml": {"numpy": ">=99", "rich": "13.0"}, "uv.lock": {"numpy": "99.1.0"}}
+    assert lock_changes(before, after) == {"numpy": ("uv.lock", "2.4.6", "99.1.0")}
 
 
 @pytest.mark.parametrize("text", ["https://evil.example/y", "www.evil.example", "see #12 and a/b#3", "a@evil.example", "@everyone", "$x^2$ costs $5", "a \u202e b"])

@@ -162,6 +162,9 @@ def test_a_class_that_no_test_row_has_can_be_answered(tmp_path):
     assert rows_apart([old], [run_with(b"PK\x03\x04\xff\xfe")], "predictions", "class", "accuracy") == "predictions of fit cannot be read as a table (UnicodeDecodeError)"
     assert rows_apart([old], [run_with(b"")], "predictions", "class", "accuracy") == "predictions of fit cannot be read as a table (EmptyDataError)"
     assert "cannot be read as a table" in rows_apart([old], [run_with(b"no parquet", "p.parquet")], "predictions", "class", "accuracy")
+    assert rows_apart([old], [run_with(b"ID,class,a,b\n")], "predictions", "class", "accuracy") == "predictions has no rows"
+    whole, parted = run_with(b"id,class,predicted\n1,1,1\n2,0,0\n"), run_with(b"id,class,predicted\n1.0,1.0,1\n2.0,0.0,1\n")
+    assert rows_apart([whole], [parted], "predictions", "class", "accuracy")[0].value == -0.5, "1 and 1.0 are one class"
     assert rows_apart([old], [run_with(b"ID,class,a,b\n1,a,,0.1\n2,b,0.2,0.8\n")], "predictions", "class", "accuracy") == "predictions has rows without an answer: their scores are no numbers"
 
 

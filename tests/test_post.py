@@ -230,10 +230,11 @@ def test_hostile_texts_stay_texts(forge, post):
     """Whatever is in a report: only our tags, only links to the repository and Binder, nothing outside of code, nobody is called, no line of its own."""
     hostile = replace(
         SAID, why=BAD, before=BAD, after=BAD, where=BAD, pipeline=BAD, metrics=(Metric(BAD, BAD, BAD, BAD, "better"),), notes=(BAD,),
-        results=(Result(BAD, BAD, BAD, BAD, BAD),), reasons=(Reason("code", BAD, BAD),), commands=(Command(BAD, BAD),), notebooks=("results/stars/10_train.ipynb",),
+        results=(Result(BAD, BAD, BAD, BAD, BAD),), reasons=(Reason("code", BAD, BAD),), commands=(Command("t", ""), Command("t", " "), Command(BAD, BAD)), notebooks=("results/stars/10_train.ipynb",),
     )  # fmt: skip
     post(hostile)
     body = forge.comments[0]["body"]
+    assert "\n\n" not in body[body.index("<details") : body.rindex("</details>")].replace("</details>\n\n<", ""), "a blank line would end the HTML"
     seen = Comment(body)
     assert set(seen.tags) <= set(TAGS)
     assert all(link.startswith(("https://github.com/someone/stars/", "https://mybinder.org/v2/gh/fork/stars/")) for link in seen.links)

@@ -172,3 +172,15 @@ def test_without_published_results_the_gate_itself_is_the_baseline(project):
     assert done.returncode == 1, done.stderr
     assert "function rate_of changed" in (project / "report/report.md").read_text()
     assert command("report", "--no-gate", cwd=project).returncode == 2
+
+
+def test_a_pin_is_seen_also_where_nothing_was_published(project):
+    """The lock of the base is read from its commit."""
+    git(project, "rm", "-r", "--cached", "results")
+    (project / "constraints.txt").write_text("rich==1.0\n")
+    git(project, "add", "constraints.txt")
+    git(project, "commit", "-m", "Nothing published")
+    (project / "constraints.txt").write_text("rich==2.0\n")
+    done = command("report", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert "constraints.txt</code>: <code>rich 1.0 → 2.0" in (project / "report/report.md").read_text()

@@ -1,6 +1,7 @@
 """What the numbers of two sides allow to be said, and how often that is wrong."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,6 +112,26 @@ def test_where_both_sides_diverge_as_often_the_other_runs_are_judged():
     assert judge(RULE, old, {**old, 2: 0.9}).passes
     assert judge(RULE, old, {seed: value - 0.1 for seed, value in old.items()}).word == "worse"
     assert judge(RULE, dict.fromkeys(old, math.nan), dict.fromkeys(old, math.nan)).word == "not enough runs"
+
+
+def test_a_change_that_diverges_no_longer_is_better():
+    """Where the baseline has no two finite numbers there is no interval, and fewer failures are what can be said; the limit of the rule holds all the same."""
+    old, new = dict.fromkeys(range(5), math.nan), dict(enumerate([0.9, 0.91, 0.9, 0.92, 0.9]))
+    found = judge(RULE, old, new)
+    assert (found.word, found.passes, found.apart) == ("better", True, None)
+    assert found.why == "macro_f1: better: 0 of 5 runs gave no finite number, and 5 of 5 of the baseline (nan)."
+    assert judge(RULE, {**old, 0: 0.9}, {**new, 0: math.nan}).word == "better"
+    assert judge(replace(RULE, limit=0.95), old, new).word == "worse"
+
+
+def test_a_small_loss_is_not_called_none():
+    """Where the interval leaves out that nothing was lost, the sentence says so, whether runs are still added or not."""
+    old = {seed: 0.9 + seed / 1e5 for seed in range(8)}
+    new = {seed: value - 0.0045 + (-1) ** seed * 0.0014 for seed, value in old.items()}
+    rule = replace(RULE, tolerance=0.005)
+    for last, says in ((True, "a loss was found that is within the tolerance, but a loss of 0.005"), (False, "and a smaller one are both still possible")):
+        found = judge(rule, old, new, last=last)
+        assert found.apart.high < 0 and says in found.why, found.why
 
 
 def test_rounding_is_no_difference():
