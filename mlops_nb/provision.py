@@ -128,6 +128,14 @@ SILENT_S = 1.0  # that a server which was stopped has to say how its child ended
 BUSY_S = 60.0  # that another one has: it may import or fork, and the machine be busy
 
 
+def _readable(*files: Any, within_s: float | None = 0) -> bool:
+    """Say whether one of them can be read, or has ended, in time; None: however long that takes. Descriptors may be as large as they like."""
+    poll = select.poll()
+    for file in files:
+        poll.register(file, select.POLLIN)
+    return bool(poll.poll(None if within_s is None else within_s * 1000))
+
+
 class Forked:
     """A child of a server, as `fork` returns it; it can be asked as a `subprocess.Popen` can."""
 
@@ -147,7 +155,7 @@ class Forked:
 
     def poll(self) -> int | None:
         """Return how the child ended: its exit code, or a negative signal; None while it runs. A server that was stopped cannot say how: then it counts as killed."""
-        if self.returncode is None and self.connection.fileno() >= 0 and select.select([self.connection], [], [], 0)[0]:
+        if self.returncode is None and self.connection.fileno() >= 0 and _readable(self.connection):
             try:
                 message, _ = receive(self.connection)
             except OSError:
@@ -157,7 +165,7 @@ class Forked:
                 self._be_sure()
             elif "exit" in message:
                 self.returncode = message["exit"]
-        elif self.returncode is None and self._pidfd is not None and select.select([self._pidfd], [], [], 0)[0]:
+        elif self.returncode is None and self._pidfd is not None and _readable(self._pidfd):
             self._gone_s = self._gone_s or time.monotonic()
             if time.monotonic() - self._gone_s > (SILENT_S if _is_stopped(self.server) else BUSY_S):
                 self.returncode = -signal.SIGKILL
@@ -171,9 +179,9 @@ class Forked:
             if left is not None and left <= 0:
                 break
             if self._gone_s is None:
-                select.select([self.fileno(), *([] if self._pidfd is None else [self._pidfd])], [], [], left)
+                _readable(self.connection, *([] if self._pidfd is None else [self._pidfd]), within_s=left)
             else:
-                select.select([self.connection], [], [], SILENT_S / 4)
+                _readable(self.connection, within_s=SILENT_S / 4)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -183,7 +191,7 @@ class Forked:
         with contextlib.suppress(OSError):
             if self._pidfd is None:
                 send(self.connection, {"signal": int(number)})
-            elif not select.select([self._pidfd], [], [], 0)[0]:
+            elif not _readable(self._pidfd):
                 try:
                     os.killpg(self.pid, number)
                 except ProcessLookupError:  # forked a moment ago, and not yet the head of its group
@@ -333,10 +341,16 @@ def _connect(address: Path, warmth: Warmth, lock: Path) -> tuple[socket.socket, 
 
 
 def _try(address: Path) -> socket.socket | None:
+    """Return a connection to a server; None where there is none. Raises `Cold` where so many wait for it that it takes no more."""
     connection = socket.socket(socket.AF_UNIX)
+    connection.setblocking(False)
     try:
         connection.connect(str(address))
+        connection.setblocking(True)
         return connection
+    except BlockingIOError:
+        connection.close()
+        raise Cold("too many wait for its server") from None
     except OSError:
         connection.close()
         return None
@@ -746,7 +760,10 @@ ASK_S = 2.0  # that a server which was stopped has to answer; another one may be
 
 def _ask(address: Path, message: dict, timeout_s: float | None = None) -> dict | None:
     """Return what a server answers; None where there is none, or where it does not in time."""
-    connection = _try(address)
+    try:
+        connection = _try(address)
+    except Cold:
+        return None
     if connection is None:
         return None
     with connection:

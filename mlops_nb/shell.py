@@ -17,10 +17,12 @@ import json
 import os
 import signal
 import socket
+import stat
 import struct
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -260,7 +262,7 @@ def _classes() -> SimpleNamespace:
 
         def flush(self) -> None:
             if self.pub_thread is not None:
-                with not_interrupted(), self._turn:
+                with not_interrupted():  # and not in its own turn: another thread may be flushing the other stream, which drains this one
                     self.pub_thread.drain()
                     self._flush()
 
@@ -498,7 +500,7 @@ class Head:
 
     def __init__(self, app: Any):
         self.app, self.cells, self.reads = app, [], {}
-        self.variables, self.folder = dict(os.environ), os.getcwd()
+        self.variables, self.folder, self.opened, self.began_ns = dict(os.environ), os.getcwd(), _opened(), time.time_ns()
         self.seeded: list[Callable[[], None]] = []
         self.torch_seed = sys.modules["torch"].initial_seed() if "torch" in sys.modules else None
 
@@ -555,6 +557,11 @@ class Head:
             held = [name for name, value in self.app.shell.user_ns.items() if isinstance(value, (str, os.PathLike)) and str(value).startswith(folder)]
             if any(not name.startswith("_") for name in held):
                 raise RuntimeError(f"{held[0]}, a variable above the parameters, holds the working folder")
+        left = sorted({*_opened().items()} - {*self.opened.items()})
+        if left:
+            raise RuntimeError(f"a cell above the parameters leaves {left[0][1]} open, of which all runs would read and write one place")
+        if _has_children():
+            raise RuntimeError("a cell above the parameters leaves a process that it has started")
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             raise RuntimeError("a cell above the parameters uses the GPU")
@@ -602,6 +609,25 @@ def _seeds_noted() -> Iterator[list]:
         random.seed = seed  # type: ignore[assignment]
 
 
+def _opened() -> dict[int, str]:
+    """Return the files, pipes and sockets that this process has open, by descriptor. Devices are left out, and what cannot be told from being closed."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            mode = os.fstat(int(name)).st_mode
+            if stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+                found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return True
+    except ChildProcessError:
+        return False
+
+
 def _version(file: str) -> tuple | None:
     try:
         found = os.stat(file)
@@ -614,8 +640,8 @@ def prepare(
     payload: dict,  # `cells`: sources; `watch`: code before them, which writes what it notes to the file @NOTES@, or None; `private`: whether each run has a folder of its own
 ) -> None:
     """Execute cells in the server, once. Raises `RuntimeError` where a fork of it would not be what a process of its own is."""
-    head = Head(build())
     notes = os.memfd_create("notes")
+    head = Head(build())
     watch = payload["watch"] and payload["watch"].replace("@NOTES@", f"/proc/self/fd/{notes}")
     head.execute(payload["cells"], watch)
     if watch:
@@ -623,7 +649,9 @@ def prepare(
     for line in os.pread(notes, 1 << 24, 0).splitlines():
         kind, what, *_ = json.loads(line)
         if kind in ("read", "imports"):
-            head.reads[what] = _version(what)
+            head.reads[what] = version = _version(what)
+            if version and max(version[1:]) > head.began_ns:
+                raise RuntimeError(f"{what} changes while a cell above the parameters reads it")
     head.keep(payload["private"])
     _heads.append(head)
 
@@ -676,6 +704,8 @@ class Client:
                     message = self.session.deserialize(self.session.feed_identities(parts)[1])
                     (self.shell_channel if channel == SHELL else self.iopub_channel).queue.put_nowait(message)
         except (asyncio.IncompleteReadError, OSError):
+            pass
+        finally:
             self.ended.set()
 
     def send(self, message: dict) -> None:
@@ -731,6 +761,7 @@ class Shell:
         self.manager: Any = None
         self._exit: tuple[str, str] | None = None
         self._ended = asyncio.Event()
+        self._unwanted = False  # whether it was told to end
         self._pair: tuple[socket.socket, socket.socket] | None = None
         self._log: Any = None
         self._start: asyncio.Future | None = None
@@ -744,11 +775,14 @@ class Shell:
 
     async def connect(self, timeout_s: float) -> Any:
         """Wait until cells may come; return the client. Raises `RunError` where a kernel dies or stays silent."""
+        from mlops_nb.errors import RunError
         from mlops_nb.provision import Cold, say_cold
 
         try:
             async with asyncio.timeout(timeout_s):
                 await self._join()
+                if self._unwanted:
+                    raise RunError("it was told to end while it started")
                 self.client = Client(self._pair[0])
                 over = asyncio.ensure_future(self.client.ended.wait())
                 await asyncio.wait((self.client.ready, over), return_when=asyncio.FIRST_COMPLETED)
@@ -761,6 +795,8 @@ class Shell:
             self.cold = f"it did not answer within {timeout_s:g} s"
         except Cold as cold:
             self.cold = str(cold)
+        if self._unwanted:
+            raise RunError("it was told to end while it started")
         say_cold(self.cold)
         await self._leave()
         self.kernel = self.make_kernel()
@@ -830,7 +866,8 @@ class Shell:
             self.process.signal(signal.SIGINT)
 
     async def kill(self) -> None:
-        """End the process and its children at once."""
+        """End the process and its children at once; one that has not started yet is not started."""
+        self._unwanted = True
         if self.kernel is not None:
             await self.kernel.kill()
         elif self.process is not None:

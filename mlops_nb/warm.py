@@ -616,6 +616,9 @@ class Server:
         return True
 
     def _fork(self, request: dict, files: list[int], connection: socket.socket) -> Callable[[], Any] | None:
+        if _hung_up(connection):
+            self._forget(connection.fileno())
+            return None
         reason = self.why_stale()
         if reason:
             self._leave()
@@ -663,6 +666,13 @@ class Server:
             module = load(entry["file"])
         function = getattr(module, entry["function"])
         return lambda: function(entry["payload"], kept[3:])
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    """Whether the other side has gone."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    return bool(poll.poll(0))
 
 
 def _is_found(module: Any) -> bool:

@@ -127,6 +127,33 @@ def test_what_compiled_code_prints_belongs_to_its_cell(tmp_path, monkeypatch):
         assert sorted((output["name"], output["text"]) for output in one["outputs"]) == [("stderr", "fd\n"), ("stdout", "python\nchild\n")]
 
 
+def test_threads_that_flush_both_streams(tmp_path, monkeypatch):
+    """One flushes what it prints, and another one what it logs: neither waits for the other for ever, and nothing is lost."""
+    monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)  # ipykernel watches no descriptors where it is set
+    source = """
+import sys, threading
+def speak(stream):
+    for number in range(2000):
+        stream.write(f"{number}\\n")
+        stream.flush()
+threads = [threading.Thread(target=speak, args=(stream,)) for stream in (sys.stdout, sys.stderr)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    done = execute(read_template(notebook_of(tmp_path / "a.ipynb", source)), tmp_path / "b.ipynb", {}, folder=tmp_path, cell_timeout_s=60)
+    assert done.way["way"] == "shell", done.way
+    said = {name: "".join(one["text"] for one in done.notebook["cells"][0]["outputs"] if one["name"] == name) for name in ("stdout", "stderr")}
+    assert {name: text.count("\n") for name, text in said.items()} == {"stdout": 2000, "stderr": 2000}
+
+
+def test_told_to_end_while_it_starts(tmp_path, monkeypatch):
+    """Where the time of a run is over before its process has begun, no cell is executed, there or in a kernel."""
+    monkeypatch.setenv("FRESH", str(tmp_path))  # a server of its own, which takes a while
+    path = notebook_of(tmp_path / "a.ipynb", f"open({str(tmp_path / 'ran')!r}, 'w')")
+    done = execute(read_template(path), tmp_path / "b.ipynb", {}, folder=tmp_path, timeout_s=0.05)
+    assert done.status == "timed-out" and not (tmp_path / "ran").exists()
+
+
 def test_the_end_of_the_process(tmp_path, monkeypatch):
     """Exit handlers run, threads are waited for, and what was written to a file that nobody closed is in it."""
     write_notebook(
@@ -214,11 +241,16 @@ def test_a_head_that_changed(tmp_path):
         "import os, threading, time; threading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
         "import os; open('written.txt', 'w').write('1')",
         "import os; HERE = os.getcwd()",
+        "import os; file = open(os.__file__)",
+        "import os, socket; pair = socket.socketpair()",
+        "import os, subprocess; process = subprocess.Popen(['true'])",
+        "import os, time; open(DATA).read(); time.sleep(0.1); os.utime(DATA)",
     ],
 )
 def test_a_head_that_cannot_be_shared(tmp_path, head):
-    """A head that leaves a thread, a file or the name of its folder is executed in each run."""
-    path = project(tmp_path, head + "\nfrom mlops_nb import Output\nprint(os.getpid())", "open(out, 'w').write('')")
+    """A head that leaves a thread, a file, a process, something open or the name of its folder is executed in each run; and so is one that read what was written meanwhile."""
+    (tmp_path / "data.txt").write_text("one")
+    path = project(tmp_path, head.replace("DATA", repr(str(tmp_path / "data.txt"))) + "\nfrom mlops_nb import Output\nprint(os.getpid())", "open(out, 'w').write('')")
     assert texts(mlops_nb.run(path, {"x": 1}, share_head=True))[0] != texts(mlops_nb.run(path, {"x": 2}, share_head=True))[0]
 
 
