@@ -1,6 +1,7 @@
 """What goes into the image, and the commands for it, as far as no engine is needed. What needs one is in `tests/image/`: `make test-image`."""
 
 import difflib
+import importlib.util
 import json
 import os
 import re
@@ -11,12 +12,13 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
+import repo2docker
 import yaml
 from making import command, write_project
 from rattler import MatchSpec, PackageRecord
 from rattler.package.build_string import BuildString
 
-from mlops_nb.image import FROM_CONDA, image_pins
+from mlops_nb.image import FROM_CONDA, PLATFORMS, image_pins
 from mlops_nb.inside import read_verdict
 from mlops_nb.links import is_pulled, pull_path
 from mlops_nb.settings import read_settings
@@ -100,6 +102,23 @@ def test_every_pin_of_pip_has_hashes():
     for line in PIP:
         assert re.fullmatch(r"[\w.-]+==[\w.]+(?: --hash=sha256:[0-9a-f]{64})+", line), line
     assert len(PIP) == len(image_pins(ROOT)) - sum(name in FROM_CONDA for name in image_pins(ROOT))
+
+
+def test_the_lock_agrees_with_what_the_image_begins_with(tmp_path):
+    """Laid over the packages of repo2docker's own lock, it leaves nothing that asks for another version, or for what is not there: `pip check` in the image would say so, after minutes."""
+    spec = importlib.util.spec_from_file_location("base", ROOT / "tests/image/standin/base.py")
+    spec.loader.exec_module(base := importlib.util.module_from_spec(spec))
+    file = Path(repo2docker.__file__).parent / "buildpacks/conda/environment.py-3.11-linux-64.lock"
+    begun, pins = base.pins_of(file.read_text()), {re.sub("[-_.]+", "-", name).lower(): version for name, version in image_pins(ROOT).items()}
+    assert len(begun) > 120 and {"jupyterlab", "notebook", "jupyterhub"} <= set(begun)
+    there = {name: version for name, version in {**begun, **pins}.items() if name == "pip" or name not in FROM_CONDA}
+    (tmp_path / "pins.txt").write_text("".join(f"{name}=={version}\n" for name, version in there.items()))
+    command = [Path(sys.prefix, "bin/uv"), "pip", "compile", "--quiet", "--no-config", "--no-header", "--no-annotate", "--python-version", "3.11", "--python-platform", PLATFORMS[0], "pins.txt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    if done.returncode and re.search("Failed to fetch|Request failed|error sending request|dns error", done.stderr):
+        pytest.skip(f"NOT CHECKED: the index does not answer: {done.stderr[-300:]}")
+    assert done.returncode == 0, done.stderr
+    assert {line.partition("==")[0] for line in done.stdout.split()} == set(there), "a package is needed that is not in the image"
 
 
 @pytest.fixture

@@ -23,6 +23,6 @@ class StandInBuildPack(CondaBuildPack):
             **files,
             str(HERE / "install-base-env.bash"): "/tmp/install-base-env.bash",
             str(HERE / "activate-conda.sh"): "/etc/profile.d/activate-conda.sh",
-            str(HERE / "base.txt"): "/tmp/env/standin-base.txt",
+            str(HERE / "base.py"): "/tmp/env/standin-base.py",
             str(HERE / "mamba"): "/tmp/standin-mamba",
         }
