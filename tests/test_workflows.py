@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,33 @@ def test_no_workflow_gives_a_stranger_a_token():
         assert name in ("try", "publish") or ("mlops-nb" not in str([step.get("run") for step in job["steps"]]) and "pip" not in str(job["steps"]))
     [report] = load("report.yml")["jobs"].values()
     assert "permissions" not in report and "secrets" not in str(report) and "token" not in str(report)
+
+
+def test_binder_is_asked_where_it_is(tmp_path):
+    """mybinder.org sends whoever asks on to one of its members; the build is awaited there."""
+
+    class Binder(BaseHTTPRequestHandler):
+        def do_GET(self):
+            here = self.path.startswith("/member/")
+            self.send_response(200 if here else 307)
+            if not here:
+                self.send_header("Location", f"/member{self.path}")
+            self.end_headers()
+            if here:
+                self.wfile.write(b'data: {"phase": "building"}\n\ndata: {"phase": "ready"}\n\n')
+
+        def log_message(self, *words):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Binder)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    [step] = load("image.yml")["jobs"]["warm"]["steps"]
+    given = {"PATH": os.environ["PATH"], "GITHUB_REPOSITORY": "someone/stars", "GITHUB_SHA": "0f" * 20, "no_proxy": "127.0.0.1"}
+    done = subprocess.run(["bash", "-e", "-c", step["run"].replace("https://mybinder.org", f"http://127.0.0.1:{server.server_port}")], cwd=tmp_path, env=given, capture_output=True, text=True)
+    server.shutdown()
+    server.server_close()
+    assert done.returncode == 0 and '"phase": "ready"' in done.stdout, done.stdout + done.stderr
+    assert "building" in (tmp_path / "build.txt").read_text()
 
 
 class Machine:
