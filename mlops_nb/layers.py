@@ -8,11 +8,13 @@ __all__ = ['LARGEST', 'PRIVATE', 'RULES', 'Leak', 'find_leaks', 'read_layer', 's
 # %% ../nbs/76_layers.ipynb #76-layers-02
 import base64
 import fnmatch
+import gzip
 import hashlib
 import json
 import re
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -121,19 +123,21 @@ def _read_image(engine: Engine, image: str, digests: list[str], known: dict[str,
     import os
 
     found: dict[str, dict] = {}
+    unreadable = 0
     with subprocess.Popen([engine.program, "image", "save", image], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **engine.variables}) as process:
         assert process.stdout is not None and process.stderr is not None
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as outer:
                 for member in outer:
-                    if not member.isfile() or member.size < 1024 or member.name.endswith(".json"):
+                    if not member.isfile() or member.name.endswith(".json"):
                         continue
                     stream = _Hashed(outer.extractfile(member))
+                    unreadable += stream.packing == _ZSTD
                     try:
                         leaks, listed, summed = read_layer(stream)  # type: ignore[arg-type]
-                    except tarfile.ReadError:
-                        continue  # a description of the image
-                    stream.drain()
+                        stream.drain()
+                    except (tarfile.ReadError, EOFError, gzip.BadGzipFile, zlib.error):
+                        continue  # a description of the image, or damaged
                     digest = f"sha256:{stream.sha256.hexdigest()}"
                     if digest in known:
                         found[digest] = {"leaks": [(asdict(leak), *sums) for leak, *sums in leaks], "listed": sorted(listed), "summed": sorted(summed)}
@@ -142,17 +146,22 @@ def _read_image(engine: Engine, image: str, digests: list[str], known: dict[str,
         said = process.stderr.read().decode(errors="replace")
     missing = [digest for digest in digests if digest not in found and known[digest] is None]
     if missing:
-        raise ImageFailed(f"{len(missing)} of {len(digests)} layers of {image} could not be read, so nobody knows what is in them. {engine.name} says: {said.strip() or 'nothing'}")
+        why = f"{engine.name} hands {unreadable} out as zstd packs them, which is not read here. Build it on a base image, and with an engine, that pack with gzip." if unreadable else f"{engine.name} says: {said.strip() or 'nothing'}"
+        raise ImageFailed(f"{len(missing)} of {len(digests)} layers of {image} could not be read, so nobody knows what is in them. {why}")
     for digest, layer in found.items():
         write_whole(memory / f"layer-{digest[7:23]}-{RULES}.json", json.dumps(layer))
     return found
 
 
+_GZIP, _ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"  # what is packed begins with it
+
+
 class _Hashed:
-    """A stream that is hashed while it is read."""
+    """A stream that is hashed while it is read, without what gzip packed it in: a layer's digest is that of its tar."""
 
     def __init__(self, stream: Any):
-        self.stream, self.sha256 = stream, hashlib.sha256()
+        self.packing = stream.peek(4)[:4]
+        self.stream, self.sha256 = gzip.GzipFile(fileobj=stream) if self.packing.startswith(_GZIP) else stream, hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
         content: bytes = self.stream.read(size)

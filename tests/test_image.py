@@ -1,13 +1,17 @@
 """What goes into the image, and the commands for it, as far as no engine is needed. What needs one is in `tests/image/`: `make test-image`."""
 
 import difflib
+import gzip
+import hashlib
 import importlib.util
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -18,8 +22,11 @@ from making import command, write_project
 from rattler import MatchSpec, PackageRecord
 from rattler.package.build_string import BuildString
 
+from mlops_nb.engine import Engine
+from mlops_nb.errors import ImageFailed
 from mlops_nb.image import FROM_CONDA, PLATFORMS, image_pins
 from mlops_nb.inside import read_verdict
+from mlops_nb.layers import search_layers
 from mlops_nb.links import is_pulled, pull_path
 from mlops_nb.settings import read_settings
 
@@ -220,6 +227,47 @@ def test_a_run_keeps_the_image_that_it_was_told(other):
     shown = json.loads(command("show", json.loads(latest)[0]["id"], "--json", cwd=other).stdout)
     assert shown["image"] == {"name": "ghcr.io/someone/stars", "digest": "sha256:" + "0f" * 32}
     assert told in command("show", shown["id"], cwd=other).stdout
+
+
+def packed_layers(folder, pack):
+    """Return an engine that has one image, whose two layers it hands out packed, and the digests of the layers as they are unpacked."""
+    token, digests = "gh" + "p_" + "A7b" * 12, []
+    with tarfile.open(folder / "saved.tar", "w") as saved:
+        for name, content in (("srv/token.txt", token.encode()), ("srv/other.txt", b"stars")):
+            layer = io.BytesIO()
+            with tarfile.open(fileobj=layer, mode="w") as archive:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+            digests.append("sha256:" + hashlib.sha256(layer.getvalue()).hexdigest())
+            for blob in (pack(layer.getvalue()), b'{"mediaType": "application/vnd.oci.image.config.v1+json"}'):
+                member = tarfile.TarInfo(f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}")
+                member.size = len(blob)
+                saved.addfile(member, io.BytesIO(blob))
+    about = json.dumps([{"Id": "sha256:" + "0f" * 32, "RootFS": {"Layers": digests}, "Config": {}}])
+    program = folder / "docker"
+    program.write_text(f"#!/bin/bash\ncase $2 in inspect) echo '{about}';; save) cat '{folder}/saved.tar';; esac\n")
+    program.chmod(0o755)
+    return Engine("docker", str(program), "29.0"), digests
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_secret_is_found_in_a_layer_however_it_is_packed(tmp_path, pack):
+    """An engine that keeps its images with containerd hands their layers out as gzip packed them, also small ones, and names them by what they are unpacked."""
+    engine, digests = packed_layers(tmp_path, pack)
+    [leak] = search_layers(engine, "stars", tmp_path / "memory")
+    assert (leak.where, leak.layer) == ("/srv/token.txt", digests[0])
+    (tmp_path / "saved.tar").unlink()
+    assert search_layers(engine, "stars", tmp_path / "memory") == [leak], "what was found is remembered"
+
+
+@pytest.mark.parametrize("pack, words", [(lambda layer: b"\x28\xb5\x2f\xfd" + layer, "zstd"), (lambda layer: gzip.compress(layer)[:60], "could not be read")])
+def test_a_layer_that_cannot_be_unpacked_is_said(tmp_path, pack, words):
+    """In a sentence; nobody knows what is in it, so the image is not pushed."""
+    engine, _ = packed_layers(tmp_path, pack)
+    with pytest.raises(ImageFailed, match="2 of 2 layers of stars could not be read") as said:
+        search_layers(engine, "stars", tmp_path / "memory")
+    assert words in str(said.value)
 
 
 def test_a_verdict_that_is_cut_off_is_none(tmp_path):
