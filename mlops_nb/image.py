@@ -236,8 +236,9 @@ def binder_files(
     text = (root / lock).read_text(encoding="utf-8")
     commits, python = read_commits(text), python_version(environment, text, lock)
     written = f"# Written by `mlops-nb image prepare` from {lock} and environment.yml; do not edit."
-    before = root / "binder/environment.yml"
-    known = read_hashes(before.read_text(encoding="utf-8")) if before.exists() else {}
+    file = root / "binder/environment.yml"
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    known = read_hashes(before) if f"  - python={python}\n" in before else {}
     new = {name: version for name, version in pins.items() if normal_name(name) not in FROM_CONDA and f"{name}=={version}" not in known}
     hashes = {**known, **(ask(new, python) if new else {})}
     files = {

@@ -24,7 +24,7 @@ from rattler.package.build_string import BuildString
 
 from mlops_nb.engine import Engine
 from mlops_nb.errors import ImageFailed
-from mlops_nb.image import FROM_CONDA, PLATFORMS, image_pins
+from mlops_nb.image import FROM_CONDA, PLATFORMS, binder_files, image_pins
 from mlops_nb.inside import read_verdict
 from mlops_nb.layers import search_layers
 from mlops_nb.links import is_pulled, pull_path
@@ -135,7 +135,7 @@ def other(tmp_path):
     (root / "constraints.txt").write_text("# Resolved for Python 3.11.9 on Linux x86_64.\nsix==1.17.0\npip==26.0\n")
     (root / "environment.yml").write_text("name: other\ndependencies:\n  - python=3.11\n  - six\n")
     (root / "binder").mkdir()
-    (root / "binder/environment.yml").write_text("dependencies:\n  - pip:\n      - six==1.17.0 --hash=sha256:" + "ab" * 32 + "\n")
+    (root / "binder/environment.yml").write_text("dependencies:\n  - python=3.11\n  - pip:\n      - six==1.17.0 --hash=sha256:" + "ab" * 32 + "\n")
     return root
 
 
@@ -153,13 +153,24 @@ def test_any_project_can_be_prepared(other):
     assert (other / "binder/environment.yml").read_text() == text
 
 
+@pytest.mark.parametrize("python, asked", [("3.11", []), ("3.12", ["six"])])
+def test_the_hashes_of_another_python_are_not_kept(other, python, asked):
+    """They are of the wheels that fit it; where the image gets another Python, the index is asked anew."""
+    (other / "constraints.txt").write_text("six==1.17.0\npip==26.0\n")
+    (other / "environment.yml").write_text(f"dependencies:\n  - python={python}\n")
+    seen = []
+    files = binder_files(other, lambda pins, python: seen.extend(pins) or {"six==1.17.0": ["sha256:" + "cd" * 32]})
+    assert seen == asked
+    assert ("abab" in files["binder/environment.yml"]) == (not asked) and ("cdcd" in files["binder/environment.yml"]) == bool(asked)
+
+
 def test_a_plain_freeze_is_a_lock(other):
     """Without headings, and with packages that are installed from a commit; what the image's own steps call, and nobody has pinned, is named."""
     commit = "git+https://github.com/someone/mlops_nb@" + "0f" * 20
     (other / "constraints.txt").write_text("six==1.17.0\npip==26.0\n")
     done = command("image", "prepare", cwd=other)
     assert done.returncode == 0 and "does not have 'ipykernel', 'mlops-nb'" in done.stderr, done.stderr
-    (other / "binder/environment.yml").write_text("dependencies:\n  - pip:\n" + "".join(f"      - {pin} --hash=sha256:{'ab' * 32}\n" for pin in ("six==1.17.0", "ipykernel==7.1.0")))
+    (other / "binder/environment.yml").write_text("dependencies:\n  - python=3.11\n  - pip:\n" + "".join(f"      - {pin} --hash=sha256:{'ab' * 32}\n" for pin in ("six==1.17.0", "ipykernel==7.1.0")))
     (other / "constraints.txt").write_text(f"six==1.17.0\npip==26.0\nipykernel==7.1.0\nmlops_nb @ {commit}\n")
     done = command("image", "prepare", cwd=other)
     assert done.returncode == 0 and not done.stderr, done.stderr
