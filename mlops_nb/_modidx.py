@@ -681,6 +681,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'mlops_nb.hit.secrets_of_project': ('hit.html#secrets_of_project', 'mlops_nb/hit.py')},
             'mlops_nb.image': { 'mlops_nb.image._builds_with': ('image.html#_builds_with', 'mlops_nb/image.py'),
                                 'mlops_nb.image._own_name': ('image.html#_own_name', 'mlops_nb/image.py'),
+                                'mlops_nb.image._read': ('image.html#_read', 'mlops_nb/image.py'),
                                 'mlops_nb.image._said': ('image.html#_said', 'mlops_nb/image.py'),
                                 'mlops_nb.image._unknown': ('image.html#_unknown', 'mlops_nb/image.py'),
                                 'mlops_nb.image.ask_hashes': ('image.html#ask_hashes', 'mlops_nb/image.py'),

@@ -36,8 +36,8 @@ def read_lock(
     parts: dict[str, dict[str, str]] = {}
     heading = ""
     for line in filter(str.strip, text.splitlines()):
-        if line.startswith("#"):
-            heading = line.lstrip("# ")
+        if line.lstrip().startswith("#"):
+            heading = line.lstrip("# ") if line.startswith("#") else heading  # an indented one says who asked for the package above
             continue
         pin = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.]+)", line.strip())
         if pin:
@@ -66,10 +66,7 @@ def image_pins(
     """Return version by name of what the image installs. Raises `BadImage` where the lock is missing, empty, or has no part that it should do without."""
     settings = read_settings(root)
     name, without = settings.image["lock"], settings.image["without"]
-    try:
-        text = (settings.root / name).read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadImage(f"the lock {name} cannot be read: {error.strerror}. An image is made from exact versions: write them, one name==version a line, such as `pip freeze` does.") from None
+    text = _read(settings.root / name, f"the lock {name}", "An image is made from exact versions: write them, one name==version a line, such as `pip freeze` does.")
     parts = read_lock(text, name)
     if without and without not in parts:
         raise BadImage(f"settings.ini says [image] without = {without}, and {name} has no such part; it has {listed(parts)}.")
@@ -77,6 +74,16 @@ def image_pins(
     if not pins:
         raise BadImage(f"{name} names no package" + (f" beside the part '{without}'" if without else "") + "; an image without a single version would prove nothing.")
     return pins
+
+
+def _read(file: Path, name: str, needed: str) -> str:
+    """Return the text of a file. Raises `BadImage` with what it is needed for."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadImage(f"{name} cannot be read: {error.strerror}. {needed}") from None
+    except UnicodeDecodeError:
+        raise BadImage(f"{name} cannot be read: it is not UTF-8. Save it as such; PowerShell's `>` writes UTF-16.") from None
 
 # %% ../nbs/70_image.ipynb #70-image-11
 def python_version(
@@ -229,10 +236,7 @@ def binder_files(
     if (root / ".binder").is_dir():
         raise BadImage("there is a folder .binder, and repo2docker takes no project that has binder/ as well. Move what is in it to binder/, and remove it.")
     pins = image_pins(root)
-    try:
-        environment = (root / "environment.yml").read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadImage(f"environment.yml cannot be read: {error.strerror}. It says which Python the image has: `dependencies:` with `- python=3.11`.") from None
+    environment = _read(root / "environment.yml", "environment.yml", "It says which Python the image has: `dependencies:` with `- python=3.11`.")
     text = (root / lock).read_text(encoding="utf-8")
     commits, python = read_commits(text), python_version(environment, text, lock)
     written = f"# Written by `mlops-nb image prepare` from {lock} and environment.yml; do not edit."

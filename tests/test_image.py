@@ -24,7 +24,7 @@ from rattler.package.build_string import BuildString
 
 from mlops_nb.engine import Engine
 from mlops_nb.errors import ImageFailed
-from mlops_nb.image import FROM_CONDA, PLATFORMS, binder_files, image_pins
+from mlops_nb.image import FROM_CONDA, PLATFORMS, binder_files, image_pins, read_lock
 from mlops_nb.inside import read_verdict
 from mlops_nb.layers import search_layers
 from mlops_nb.links import is_pulled, pull_path
@@ -177,6 +177,14 @@ def test_a_plain_freeze_is_a_lock(other):
     assert f"pip install --no-cache-dir --no-deps 'mlops_nb @ {commit}'\n" in (other / "binder/postBuild").read_text()
 
 
+def test_what_uv_pip_compile_writes_is_a_lock(other):
+    """Its comments under a line say who asked for it; they are no headings."""
+    (other / "constraints.txt").write_text("# the study\nsix==1.17.0\n    # via\n    #   -r requirements.in\n    #   python-dateutil\npip==26.0\n    # via stars\n")
+    done = command("image", "prepare", cwd=other)
+    assert done.returncode == 0, done.stderr
+    assert read_lock((other / "constraints.txt").read_text()) == {"the study": {"six": "1.17.0", "pip": "26.0"}}
+
+
 @pytest.mark.parametrize(
     "file, text, words",
     [
@@ -184,6 +192,8 @@ def test_a_plain_freeze_is_a_lock(other):
         ("constraints.txt", "six==1.17.0+cpu\n", ["six==1.17.0+cpu", "every machine"]),
         ("constraints.txt", "# Resolved for Python 3.12.1\nsix==1.17.0\n", ["3.11", "3.12"]),
         ("constraints.txt", "# Resolved for Python 3.11.1\n", ["names no package"]),
+        ("constraints.txt", "six==1.17.0\n".encode("utf-16"), ["constraints.txt", "cannot be read", "UTF-8"]),
+        ("environment.yml", "dependencies:\n  - python=3.11\n".encode("utf-16"), ["environment.yml", "cannot be read", "UTF-8"]),
         ("constraints.txt", None, ["constraints.txt", "cannot be read"]),
         ("environment.yml", None, ["environment.yml", "cannot be read"]),
         ("environment.yml", "dependencies:\n  - python>=3.11\n", ["python=3.11"]),
@@ -197,7 +207,7 @@ def test_what_cannot_be_an_image_is_refused(other, file, text, words):
     """In one sentence, and nothing is written."""
     before = sorted(str(path) for path in (other / "binder").iterdir())
     (other / file).parent.mkdir(exist_ok=True)
-    (other / file).unlink(missing_ok=True) if text is None else (other / file).write_text(text)
+    (other / file).unlink(missing_ok=True) if text is None else (other / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     done = command("image", "prepare", cwd=other)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
