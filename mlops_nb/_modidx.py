@@ -74,6 +74,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mlops_nb.bill.bill': ('bill.html#bill', 'mlops_nb/bill.py'),
                                'mlops_nb.bill.licence_of': ('bill.html#licence_of', 'mlops_nb/bill.py'),
                                'mlops_nb.bill.licences': ('bill.html#licences', 'mlops_nb/bill.py'),
+                               'mlops_nb.bill.not_asked': ('bill.html#not_asked', 'mlops_nb/bill.py'),
                                'mlops_nb.bill.read_contents': ('bill.html#read_contents', 'mlops_nb/bill.py'),
                                'mlops_nb.bill.vulnerabilities': ('bill.html#vulnerabilities', 'mlops_nb/bill.py')},
             'mlops_nb.board': { 'mlops_nb.board.Board': ('board.html#board', 'mlops_nb/board.py'),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .bill import bill, licences, read_contents, vulnerabilities
+from .bill import bill, licences, not_asked, read_contents, vulnerabilities
 from .build import Built, image_name
 from .engine import Engine, last_words
 from .errors import BadImage, ImageFailed
@@ -96,9 +96,9 @@ def push(
         "commit": built.commit, "environment": built.environment, "mlops_nb": __version__,
         "size_bytes": built.size_bytes, "layers": len(built.layers),
         "tested": {"when": verdict.when, "well": verdict.well, "checks": [one.name for one in verdict.checks]} if verdict else None,
-        "bill": {"file": BILL, "sha256": hashlib.sha256(text.encode()).hexdigest(), "components": len(contents.python) + len(contents.system)},
+        "bill": {"file": BILL, "sha256": hashlib.sha256(text.encode()).hexdigest(), "components": len(contents.python) + len(contents.system) + len(contents.conda)},
         "licences": licences(contents),
-        "vulnerabilities": vulnerabilities({one["name"]: one["version"] for one in contents.python if one["name"] != "mlops_nb"}, advisories),
+        "vulnerabilities": {**vulnerabilities({one["name"]: one["version"] for one in contents.python if not one["apart"]}, advisories), "not_asked": not_asked(contents)},
     }  # fmt: skip
     write_whole(settings.root / BILL, text)
     write_whole(settings.root / FILE, dump(found, indent=1, sort=False) + "\n")

@@ -22,12 +22,14 @@ from making import command, write_project
 from rattler import MatchSpec, PackageRecord
 from rattler.package.build_string import BuildString
 
+from mlops_nb.build import Built
 from mlops_nb.engine import Engine
 from mlops_nb.errors import ImageFailed
 from mlops_nb.image import FROM_CONDA, PLATFORMS, binder_files, image_pins, read_lock
 from mlops_nb.inside import read_verdict
 from mlops_nb.layers import search_layers
 from mlops_nb.links import is_pulled, pull_path
+from mlops_nb.registry import push
 from mlops_nb.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
@@ -289,6 +291,56 @@ def test_a_layer_that_cannot_be_unpacked_is_said(tmp_path, pack, words):
     with pytest.raises(ImageFailed, match="2 of 2 layers of stars could not be read") as said:
         search_layers(engine, "stars", tmp_path / "memory")
     assert words in str(said.value)
+
+
+@pytest.fixture
+def played(tmp_path):
+    """An engine whose one image is a folder: packages of Python that pip installed from an index, from a folder and from a commit, and what conda has written down."""
+    site = tmp_path / "lib/python3.11/site-packages"
+    for name, version, files in (
+        ("six", "1.17.0", {"INSTALLER": "pip"}),
+        ("numpy", "2.4.6", {"INSTALLER": "conda", "direct_url.json": '{"dir_info": {}, "url": "file:///croot/numpy"}'}),
+        ("stars", "0.1", {"INSTALLER": "pip", "direct_url.json": '{"dir_info": {"editable": true}, "url": "file:///home/jovyan"}'}),
+        ("mlops_nb", "0.1.0", {"INSTALLER": "pip", "direct_url.json": '{"vcs_info": {"vcs": "git"}, "url": "https://github.com/someone/mlops_nb"}'}),
+        ("notebook", "7.6.5", {"INSTALLER": "pip"}),
+    ):
+        folder = site / f"{name}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        for file, text in {**files, "METADATA": f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n"}.items():
+            (folder / file).write_text(text)
+    (tmp_path / "conda-meta").mkdir()
+    for name, version, file in (("numpy", "2.4.6", "numpy-2.4.6.dist-info/METADATA"), ("notebook", "7.4.7", "notebook-7.4.7.dist-info/METADATA"), ("openssl", "3.5.4", "openssl.h")):
+        about = {"name": name, "version": version, "build": "h26f9b46_0", "subdir": "linux-64", "channel": "https://conda.anaconda.org/conda-forge/linux-64", "license": "Apache-2.0", "files": [f"lib/python3.11/site-packages/{file}"]}
+        (tmp_path / f"conda-meta/{name}-{version}.json").write_text(json.dumps(about))
+    program = tmp_path / "docker"
+    digest = "sha256:" + "5e" * 32
+    program.write_text(f"#!/bin/bash\ncase $1 in run) PYTHONPATH={site} CONDA_PREFIX={tmp_path} exec {sys.executable} -S -;; push) echo latest: digest: {digest};; esac\n")
+    program.chmod(0o755)
+    (tmp_path / "settings.ini").touch()
+    return Engine("docker", str(program), "29.0")
+
+
+def pushed(engine, root, verdict=None):
+    """Push the played image, with nobody there to say what is known against it; return what image.json says."""
+    built = Built("stars:3f1b0c9a77de", "sha256:" + "0f" * 32, "3f1b0c9a77de", "0724db68a1f2", 1, 1.0, (), (), "build.log")
+    push(engine, built, read_settings(root), verdict, "127.0.0.1:5000/someone/stars", "http://127.0.0.1:9/v1/query")
+    return json.loads((root / "image.json").read_text())
+
+
+def test_the_bill_names_what_conda_installed(played, tmp_path):
+    """By conda's own files, but for what pip has replaced since."""
+    written = pushed(played, tmp_path)
+    parts = json.loads((tmp_path / "image.cdx.json").read_text())["components"]
+    conda = {part["purl"]: part["licenses"] for part in parts if part["purl"].startswith("pkg:conda/")}
+    assert conda == {f"pkg:conda/{name}?build=h26f9b46_0&channel=conda-forge&subdir=linux-64": [{"license": {"id": "Apache-2.0"}}] for name in ("numpy@2.4.6", "openssl@3.5.4")}
+    assert len(parts) == written["bill"]["components"] and "pkg:pypi/notebook@7.6.5" in {part["purl"] for part in parts}
+
+
+def test_what_comes_from_no_index_is_not_looked_up(played, tmp_path):
+    """An index may have another package of that name. What conda built from a folder of its own is a release, and is looked up."""
+    known = pushed(played, tmp_path)["vulnerabilities"]
+    assert known["unknown"] == ["notebook", "numpy", "six"]
+    assert known["not_asked"] == "the packages of the distribution; those of conda that are not of Python; mlops_nb, stars, which come from no index"
 
 
 def test_a_verdict_that_is_cut_off_is_none(tmp_path):
