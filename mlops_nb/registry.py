@@ -68,7 +68,7 @@ def push(
     engine: Engine,
     built: Built,
     settings: Settings,
-    verdict: Verdict | None,  # as it was tried; None: it was not
+    verdict: Verdict | None,  # as it was tried; None: it was not, and one on another image is as none
     name: str | None = None,  # without a tag; None: what settings.ini says
     advisories: str = "pypi",  # where vulnerabilities are looked up
 ) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def push(
         "format": FORMAT, "name": name, "tag": tag, "digest": digest, "id": built.id, "pushed": when,
         "commit": built.commit, "environment": built.environment, "mlops_nb": __version__,
         "size_bytes": built.size_bytes, "layers": len(built.layers),
-        "tested": {"when": verdict.when, "well": verdict.well, "checks": [one.name for one in verdict.checks]} if verdict else None,
+        "tested": {"when": verdict.when, "well": verdict.well, "checks": [one.name for one in verdict.checks]} if verdict and verdict.id == built.id else None,
         "bill": {"file": BILL, "sha256": hashlib.sha256(text.encode()).hexdigest(), "components": len(contents.python) + len(contents.system) + len(contents.conda)},
         "licences": licences(contents),
         "vulnerabilities": {**vulnerabilities({one["name"]: one["version"] for one in contents.python if not one["apart"]}, advisories), "not_asked": not_asked(contents)},

@@ -26,7 +26,7 @@ from mlops_nb.build import Built
 from mlops_nb.engine import Engine
 from mlops_nb.errors import ImageFailed
 from mlops_nb.image import FROM_CONDA, PLATFORMS, binder_files, image_pins, read_lock
-from mlops_nb.inside import read_verdict
+from mlops_nb.inside import Tried, Verdict, read_verdict
 from mlops_nb.layers import search_layers
 from mlops_nb.links import is_pulled, pull_path
 from mlops_nb.registry import push
@@ -341,6 +341,14 @@ def test_what_comes_from_no_index_is_not_looked_up(played, tmp_path):
     known = pushed(played, tmp_path)["vulnerabilities"]
     assert known["unknown"] == ["notebook", "numpy", "six"]
     assert known["not_asked"] == "the packages of the distribution; those of conda that are not of Python; mlops_nb, stars, which come from no index"
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_verdict_on_another_image_is_not_written_down(played, tmp_path, same):
+    """An image that was built again and not tried is pushed with --untested; what an earlier one of that name was found to be does not count."""
+    verdict = Verdict("sha256:" + ("0f" if same else "1e") * 32, "2026-11-27T12:00:00Z", (Tried("pip check", True, 1.0, ""),))
+    found = pushed(played, tmp_path, verdict)["tested"]
+    assert found == ({"when": "2026-11-27T12:00:00Z", "well": True, "checks": ["pip check"]} if same else None)
 
 
 def test_a_verdict_that_is_cut_off_is_none(tmp_path):
