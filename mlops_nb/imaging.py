@@ -183,7 +183,7 @@ def push(
 # %% ../nbs/79_imaging.ipynb #79-imaging-07
 def link(
     notebook: Annotated[str | None, typer.Argument(help="A notebook, or a run, to be opened. Default: the whole.")] = None,
-    branch: Annotated[str | None, typer.Option("--branch", metavar="NAME", help="Default: the branch of here.")] = None,
+    branch: Annotated[str | None, typer.Option("--branch", metavar="NAME", help="Default: the branch of here, else its commit.")] = None,
     pull_request: Annotated[int | None, typer.Option("--pull-request", metavar="NUMBER", help="Open what a pull request proposes.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the links as JSON.")] = False,
 ) -> None:

@@ -89,7 +89,7 @@ def links_here(
     root: Path | str = ".",  # the project, or anything in it
     *,
     target: str | None = None,  # a notebook, or a run by its id or step; None: the whole
-    branch: str | None = None,  # None: the one of here
+    branch: str | None = None,  # None: the one of here, else its commit
     pull_request: int | None = None,  # its number
 ) -> dict[str, str]:
     """Return `binder`, `nbgitpuller` (a path on any server that has it; only for a branch or tag) and `badge`. Raises `BadImage`, `BadArgument`, and `UnknownRun` for a target that is neither notebook nor run."""
@@ -116,6 +116,7 @@ def links_here(
         ref = f"pull/{pull_request}/head" if "github.com" in content else f"merge-requests/{pull_request}/head"
     if ref is None:
         ref = git_says(settings.root, "rev-parse", "--abbrev-ref", "HEAD") or "HEAD"
+        ref = (git_says(settings.root, "rev-parse", "HEAD") or ref) if ref == "HEAD" else ref  # no branch: Binder would take the default one
     binder = settings.image["binder"] or BINDER
     link = binder_link(content, ref, path=path, environment=settings.image["environment"], binder=binder)
     return {"binder": link, **({"nbgitpuller": pull_path(content, ref, path)} if is_pulled(ref) else {}), "badge": badge(link, binder)}

@@ -28,7 +28,7 @@ from mlops_nb.errors import ImageFailed
 from mlops_nb.image import FROM_CONDA, PLATFORMS, binder_files, image_pins, read_lock
 from mlops_nb.inside import Tried, Verdict, read_verdict
 from mlops_nb.layers import search_layers
-from mlops_nb.links import is_pulled, pull_path
+from mlops_nb.links import is_pulled, links_here, pull_path
 from mlops_nb.registry import push
 from mlops_nb.settings import read_settings
 
@@ -237,6 +237,19 @@ def test_links(other):
     assert links["badge"] == f"[![Binder](https://mybinder.org/badge_logo.svg)]({links['binder']})"
     done = command("image", "link", "--pull-request", "0", cwd=other)
     assert done.returncode == 2 and "--pull-request 0" in done.stderr
+
+
+def test_without_a_branch_the_link_is_for_the_commit(other):
+    """On a detached HEAD, as in continuous delivery; Binder would take HEAD for the default branch."""
+    (other / "settings.ini").write_text("[image]\ncontent = https://github.com/someone/stars\n")
+    git = ["git", "-C", other, "-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+    for words in (["init", "--quiet", "--initial-branch", "main"], ["commit", "--quiet", "--allow-empty", "--message", "stars"]):
+        subprocess.run([*git, *words], check=True)
+    assert links_here(other)["binder"].startswith("https://mybinder.org/v2/gh/someone/stars/main?")
+    subprocess.run([*git, "checkout", "--quiet", "--detach"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    links = links_here(other)
+    assert links["binder"].startswith(f"https://mybinder.org/v2/gh/someone/stars/{commit}?") and "nbgitpuller" not in links
 
 
 def test_a_run_keeps_the_image_that_it_was_told(other):
