@@ -21,8 +21,11 @@ def plain_address(
     address: str,  # of a git repository, as somebody wrote it
 ) -> str | None:
     """Return https://host/owner/name; None for a path, and for what is no address of a forge."""
-    found = re.fullmatch(r"(?:https?://(?:[^@/]*@)?|ssh://(?:[^@/]*@)?|git@)([\w.-]+)(?::\d+)?[:/]([\w.-]+(?:/[\w.-]+?)+)(?:\.git)?/?", address.strip())
-    return f"https://{found[1]}/{found[2]}" if found else None
+    found = re.fullmatch(r"(?:(https?|ssh)://(?:[^@/]*@)?|git@)([\w.-]+)(:\d+)?[:/]([\w.-]+(?:/[\w.-]+?)+)(?:\.git)?/?", address.strip())
+    if not found:
+        return None
+    scheme, host, port, path = found.groups()
+    return f"https://{host}{port if scheme == 'https' and port not in (None, ':443') else ''}/{path}"
 
 
 def repository_of(

@@ -45,7 +45,7 @@ def read_image(
 
 # %% ../nbs/77_registry.ipynb #77-registry-08
 REFUSED = (
-    (r"unauthorized|authentication required|no basic auth|denied|insufficient_scope|forbidden|403", "the registry refuses: {line} Sign in with `docker login`, and see that you may write there."),
+    (r"unauthorized|authentication required|no basic auth|denied|insufficient_scope|forbidden|\b403\b", "the registry refuses: {line} Sign in with `docker login`, and see that you may write there."),
     (r"HTTP 405|method not allowed|read-?only", "the registry takes no image now, it can only be read: {line}"),
     (r"connection refused|no such host|i/o timeout|dial tcp|network is unreachable|connection reset|EOF", "the registry does not answer: {line}"),
     (r"server gave HTTP response to HTTPS client|certificate", "the registry is not trusted: {line}"),

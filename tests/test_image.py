@@ -28,8 +28,8 @@ from mlops_nb.errors import ImageFailed
 from mlops_nb.image import FROM_CONDA, PLATFORMS, binder_files, image_pins, read_lock
 from mlops_nb.inside import Tried, Verdict, read_verdict
 from mlops_nb.layers import search_layers
-from mlops_nb.links import is_pulled, links_here, pull_path
-from mlops_nb.registry import push
+from mlops_nb.links import is_pulled, links_here, plain_address, pull_path
+from mlops_nb.registry import explain_refusal, push
 from mlops_nb.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
@@ -250,6 +250,29 @@ def test_without_a_branch_the_link_is_for_the_commit(other):
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     links = links_here(other)
     assert links["binder"].startswith(f"https://mybinder.org/v2/gh/someone/stars/{commit}?") and "nbgitpuller" not in links
+
+
+@pytest.mark.parametrize(
+    "address, plain",
+    [
+        ("https://git.example.org:8443/someone/stars.git", "https://git.example.org:8443/someone/stars"),
+        ("https://ada:a-token@git.example.org:8443/someone/stars", "https://git.example.org:8443/someone/stars"),
+        ("https://github.com:443/someone/stars", "https://github.com/someone/stars"),
+        ("ssh://git@git.example.org:2222/someone/stars.git", "https://git.example.org/someone/stars"),
+        ("git@git.example.org:someone/stars.git", "https://git.example.org/someone/stars"),
+        ("http://git.example.org:3000/someone/stars", "https://git.example.org/someone/stars"),
+    ],
+)
+def test_the_port_of_an_address(address, plain):
+    """That of https is where the pages are; that of ssh, or of http, is not."""
+    assert plain_address(address) == plain
+
+
+def test_a_digest_with_403_in_it_is_no_refusal():
+    """A registry that does not answer is not one at which to sign in."""
+    said = "failed to copy 5f70bf18a0864403e: dial tcp 127.0.0.1:9: connect: connection refused"
+    assert explain_refusal(said).startswith("the registry does not answer")
+    assert explain_refusal("unexpected status: 403").startswith("the registry refuses")
 
 
 def test_a_run_keeps_the_image_that_it_was_told(other):
