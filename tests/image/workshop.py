@@ -141,7 +141,7 @@ class Workshop:
         for driver in drivers:
             process = self.start(
                 "dockerd", "--config-file", config, "--data-root", data or self.folder / "data", "--exec-root", self.sockets / f"{name}-exec", "--pidfile", self.sockets / f"{name}.pid",
-                "--host", variables["DOCKER_HOST"], "--iptables=false", "--ip-masq=false", "--bridge=none", "--default-ulimit", "nofile=20000:20000", "--storage-driver", driver, log=f"{name}.log",
+                "--host", variables["DOCKER_HOST"], "--iptables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none", "--default-ulimit", "nofile=20000:20000", "--storage-driver", driver, log=f"{name}.log",
             )  # fmt: skip
             for _ in range(300):
                 if process.poll() is not None:
