@@ -766,6 +766,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mlops_nb.jobs._ended': ('jobs.html#_ended', 'mlops_nb/jobs.py'),
                                'mlops_nb.jobs._has_one_thread': ('jobs.html#_has_one_thread', 'mlops_nb/jobs.py'),
                                'mlops_nb.jobs._run_of': ('jobs.html#_run_of', 'mlops_nb/jobs.py'),
+                               'mlops_nb.jobs._say': ('jobs.html#_say', 'mlops_nb/jobs.py'),
                                'mlops_nb.jobs._send_end': ('jobs.html#_send_end', 'mlops_nb/jobs.py'),
                                'mlops_nb.jobs._worked': ('jobs.html#_worked', 'mlops_nb/jobs.py'),
                                'mlops_nb.jobs.carry_out': ('jobs.html#carry_out', 'mlops_nb/jobs.py'),

@@ -145,12 +145,10 @@ def _worked(connection: Any, state: _State, task: Task, share: Share) -> Done:
         state.works = True
         if state.was_told:  # on the way here
             raise KeyboardInterrupt
-        return carry_out(task, share, _Teller(connection), lambda text: connection.send(("warning", text)), _Listener(connection))
+        return carry_out(task, share, _Teller(connection), lambda text: _say(connection, "warning", text), _Listener(connection))
     except KeyboardInterrupt:
         state.works = False
         error: RunError = RunInterrupted(f"{task.name}: interrupted before its first cell.")
-    except BrokenPipeError:
-        error = RunInterrupted(f"{task.name}: the process that asked for it is gone.")
     except Exception as problem:
         error = RunError(f"{task.name}: {type(problem).__name__}: {problem}")
         error.__cause__ = problem
@@ -158,6 +156,11 @@ def _worked(connection: Any, state: _State, task: Task, share: Share) -> Done:
         state.works = False
     error.run = _run_of(task, os.getpid(), began)
     return Done(task, error.run, error)
+
+
+def _say(connection: Any, *said: Any) -> None:
+    with suppress(OSError):  # nobody is there: `_Listener` ends the run, with the reason
+        connection.send(said)
 
 
 def _send_end(connection: Any, done: Done) -> None:
@@ -185,7 +188,7 @@ class _Teller:
         news = (progress.cell, getattr(progress, "reported", None))
         if (news != self.told or time.monotonic() - self.last_s > TELL_S) and select([], [self.connection], [], 0)[1]:
             self.last_s, self.told = time.monotonic(), news
-            self.connection.send(("progress", progress))
+            _say(self.connection, "progress", progress)
 
 
 class _Listener:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 
 import psutil
@@ -15,9 +16,9 @@ from making import command, gone, until, write_notebook, write_project
 
 import mlops_nb
 from mlops_nb.errors import BadSettings, CellFailed, RunKilled
-from mlops_nb.jobs import Jobs, Task, Watch, find_here
+from mlops_nb.jobs import Jobs, Task, Watch, _State, _worked, find_here
 from mlops_nb.pipeline import run_pipeline
-from mlops_nb.resources import Needs, count_cores
+from mlops_nb.resources import Needs, Share, count_cores
 
 NAP = "import time\nfor epoch in range(4):\n    print('epoch', epoch, flush=True)\n    time.sleep(0.5)\nopen(model, 'w').write(open(stars).read())"
 DIAMOND = {
@@ -170,6 +171,17 @@ def test_where_the_asking_process_is_killed_the_runs_end(project):
     process.communicate()
     assert gone(*family, *pids, within_s=20)
     assert {one.status for one in mlops_nb.runs(project) if one.step != "ingest"} == {"killed"}
+
+
+@pytest.mark.timeout(60)
+def test_news_that_nobody_hears_fails_no_run(tmp_path):
+    """Progress and warnings for a process that is gone are dropped; the run ends as killed, and says why."""
+    path = write_notebook(tmp_path / "t.ipynb", "import time\nwhile True:\n    print('epoch', flush=True)\n    time.sleep(0.01)", parameters="number: int = 0")
+    (tmp_path / "settings.ini").write_text(f"[store]\nremote = {path}/nowhere\n")  # of which a warning tells
+    worker, asking = Pipe()
+    asking.close()
+    done = _worked(worker, _State(), Task("one", path, {}), Share())
+    assert done.run.status == "killed" and done.run.error == "the process that asked for it is gone"
 
 
 @pytest.mark.timeout(120)
