@@ -470,14 +470,14 @@ class Jobs:
                 return False
         share = share_of(task.needs, self._this_machine(), self.jobs, self._free_gpus() if task.needs.gpu else None)
         while not self._told:
-            worker = worker or self._new_worker()
+            worker, began = worker or self._new_worker(), now()  # before the worker has its task, whose run may begin at once
             try:
                 worker.connection.send(("run", task, share))
             except OSError:  # it was killed while it had nothing to do
                 self._forget(worker)
                 worker = None
             else:
-                worker.task, worker.began, worker.share, worker.kernel_pid = task, now(), share, None
+                worker.task, worker.began, worker.share, worker.kernel_pid = task, began, share, None
                 return True
         self._ended.append(Done(task, None, RunInterrupted(f"{task.name}: not run, because it was told to end.")))
         return False

@@ -15,8 +15,9 @@ import pytest
 from making import command, gone, until, write_notebook, write_project
 
 import mlops_nb
+from mlops_nb import jobs as module
 from mlops_nb.errors import BadSettings, CellFailed, RunKilled
-from mlops_nb.jobs import Jobs, Task, Watch, _State, _worked, find_here
+from mlops_nb.jobs import Jobs, Task, Watch, Worker, _State, _worked, find_here
 from mlops_nb.pipeline import run_pipeline
 from mlops_nb.resources import Needs, Share, count_cores
 
@@ -158,6 +159,28 @@ def test_a_worker_that_is_killed_loses_its_run_alone(project):
     assert runs == {"ingest": "succeeded", "train": "lost", "forest": "succeeded", "third": "succeeded"}
     assert "compare: not run, it needs train, which lost" in said
     assert gone(*pids)
+
+
+@pytest.mark.timeout(60)
+def test_a_run_that_begins_before_its_task_counts_as_sent_is_found_when_it_is_lost(tmp_path, monkeypatch):
+    """However long the process that asks is kept from noting that it has sent the task."""
+    path = write_notebook(tmp_path / "t.ipynb", "import time; time.sleep(60)", parameters="number: int = 0")
+
+    class Slow(Worker):
+        def __init__(self, others):
+            super().__init__(others)
+            send = self.connection.send
+            self.connection.send = lambda said: (send(said), until(lambda: mlops_nb.runs(path)))
+
+    monkeypatch.setattr(module, "Worker", Slow)
+
+    def kill(name, progress):
+        os.kill(mlops_nb.runs(path)[0].record["process"]["pid"], signal.SIGKILL)
+
+    with Jobs(2, Watch(on_progress=kill)) as jobs:
+        jobs.add(Task("one", path, {"number": 1}))
+        done = jobs.next()
+    assert done.run == mlops_nb.runs(path)[0] and done.run.status == "lost" and f"What is left of it: {done.run.id}" in str(done.error)
 
 
 @pytest.mark.timeout(120)
