@@ -373,6 +373,7 @@ class Jobs:
                 self._hand_out()  # while the caller thinks about what has ended
         done = self._ended.popleft()
         del self._names[done.task.name]
+        self._stops.pop(done.task.name, None)
         return done
 
     def stop(self, name: str, status: str, message: str) -> None:
@@ -387,7 +388,8 @@ class Jobs:
                 with suppress(OSError):
                     worker.connection.send(("stop", status, message))
                 return
-        self._stops[name] = (status, message)
+        if name in self._names:
+            self._stops[name] = (status, message)
 
     def close(self) -> None:
         """End what still runs, each with its record, and every worker."""
@@ -490,7 +492,7 @@ class Jobs:
 
         share = share_of(task.needs, self._this_machine()) if task.needs != Needs() else Share()
         done = carry_out(task, share, partial(self.watch.on_progress, task.name), self.watch.on_warning, guard)
-        self._told += was_told(done) and self._stops.pop(task.name, None) is None
+        self._told += was_told(done) and task.name not in self._stops
         return done
 
     def _new_worker(self) -> Worker:

@@ -274,6 +274,19 @@ def test_a_stop_reaches_a_run_and_one_that_waits(tmp_path):
     assert all(done[f"trial {number}"].run.record["error"] == {**done[f"trial {number}"].run.record["error"], "message": "seen enough"} for number in (1, 2))
 
 
+@pytest.mark.timeout(60)
+def test_a_stop_ends_with_its_task(tmp_path):
+    """Carried out, too late, or before there is such a task: it does nothing to the next task of that name."""
+    path = write_notebook(tmp_path / "t.ipynb", "import time; time.sleep(wait_s)", parameters="wait_s: float = 0")
+    found = []
+    with Jobs(1, Watch(on_progress=lambda name, progress: len(found) < 2 and progress.cell and pool.stop(name, "killed", "seen enough"))) as pool:
+        for wait_s in (60.0, 0.0, 1.0):
+            pool.stop("one", "killed", "it is not there")
+            pool.add(Task("one", path, {"wait_s": wait_s}))
+            found.append(pool.next().run.error)
+    assert found[0] == "seen enough" and found[1] in (None, "seen enough") and found[2] is None, "the second may end by itself first"
+
+
 def test_an_error_comes_through_a_pipe_with_its_run(project):
     """Message and run are as they were."""
     write_project(project, {"10_ingest": (DIAMOND["10_ingest"][0], "1 / 0")})
