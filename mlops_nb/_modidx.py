@@ -731,6 +731,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mlops_nb.jobs.Jobs._begin': ('jobs.html#jobs._begin', 'mlops_nb/jobs.py'),
                                'mlops_nb.jobs.Jobs._busy': ('jobs.html#jobs._busy', 'mlops_nb/jobs.py'),
                                'mlops_nb.jobs.Jobs._drop': ('jobs.html#jobs._drop', 'mlops_nb/jobs.py'),
+                               'mlops_nb.jobs.Jobs._end_workers': ('jobs.html#jobs._end_workers', 'mlops_nb/jobs.py'),
                                'mlops_nb.jobs.Jobs._fits': ('jobs.html#jobs._fits', 'mlops_nb/jobs.py'),
                                'mlops_nb.jobs.Jobs._forget': ('jobs.html#jobs._forget', 'mlops_nb/jobs.py'),
                                'mlops_nb.jobs.Jobs._free_gpus': ('jobs.html#jobs._free_gpus', 'mlops_nb/jobs.py'),

@@ -393,12 +393,18 @@ class Jobs:
 
     def close(self) -> None:
         """End what still runs, each with its record, and every worker."""
+        self.watch = Watch()  # what the caller's raised, it may raise again
         self._queue.clear()
-        for worker in self._busy():
-            worker.signal(signal.SIGINT)
-        ends_s = time.monotonic() + CLOSE_S
-        while self._busy() and time.monotonic() < ends_s:
-            self._listen(ends_s - time.monotonic())
+        try:
+            for worker in self._busy():
+                worker.signal(signal.SIGINT)
+            ends_s = time.monotonic() + CLOSE_S
+            while self._busy() and time.monotonic() < ends_s:
+                self._listen(ends_s - time.monotonic())
+        finally:
+            self._end_workers()
+
+    def _end_workers(self) -> None:
         for worker in self._workers:
             worker.connection.close()  # an idle one ends by itself
         for worker in self._workers:

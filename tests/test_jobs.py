@@ -17,7 +17,7 @@ from making import command, gone, until, write_notebook, write_project
 import mlops_nb
 from mlops_nb import jobs as module
 from mlops_nb.errors import BadSettings, CellFailed, RunKilled
-from mlops_nb.jobs import Jobs, Task, Watch, Worker, _State, _worked, find_here
+from mlops_nb.jobs import SIGNALS, Jobs, Task, Watch, Worker, _State, _worked, find_here
 from mlops_nb.pipeline import run_pipeline
 from mlops_nb.resources import Needs, Share, count_cores
 
@@ -325,6 +325,24 @@ def test_closing_early_leaves_nothing(tmp_path):
         jobs.next()
     (one,) = mlops_nb.runs(tmp_path)
     assert one.status == "interrupted" and set(psutil.Process().children(recursive=True)) <= before
+
+
+@pytest.mark.timeout(60)
+def test_a_watch_that_raises_again_and_again_does_not_keep_what_runs_from_its_end(tmp_path):
+    """Both runs end with their records, no worker is left, and signals do again what they did before."""
+    path = write_notebook(tmp_path / "t.ipynb", "import time\nwhile True:\n    print('epoch', flush=True)\n    time.sleep(0.01)", parameters="number: int = 0")
+
+    def fail(name, progress):
+        if len(mlops_nb.runs(path)) == 2 and progress.cell:
+            raise LookupError("of the caller")
+
+    before, handlers = set(psutil.Process().children(recursive=True)), [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(LookupError, match="of the caller"), Jobs(2, Watch(on_progress=fail)) as pool:
+        for number in range(2):
+            pool.add(Task(f"task {number}", path, {"number": number}))
+        pool.next()
+    assert [one.status for one in mlops_nb.runs(path)] == ["interrupted"] * 2 and set(psutil.Process().children(recursive=True)) <= before
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
 
 
 @pytest.mark.timeout(90)
