@@ -523,6 +523,7 @@ def _start_here(count: int) -> Any:
     for number in range(count):
         own = gpus[number::count]
         options = {"name": number, "nthreads": 1, "host": "127.0.0.1", "memory_limit": 0, "resources": {"gpu": len(own)} if own else {}, "dashboard": False}
+        options["death_timeout"] = START_S  # else one whose scheduler is gone before it was found looks for it for ever
         workers[number] = {"cls": Apart, "options": {"worker_kwargs": {**options, "env": {"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {}}}}
     scheduler = {"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": True, "dashboard_address": "127.0.0.1:8787"}}
     return SpecCluster(workers=workers, scheduler=scheduler, silence_logs="CRITICAL")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from making import command, until, write_notebook, write_project
+from making import command, gone, until, write_notebook, write_project
 
 from mlops_nb import cluster as module
 from mlops_nb.cluster import Cluster, proxied, version_faults
@@ -380,6 +380,31 @@ def test_the_command_line_runs_a_pipeline_on_a_cluster_of_its_own(tmp_path):
     again = command("run", "nbs/pipelines/stars/20_mean.ipynb", "--cluster", "local:1", cwd=root)
     assert again.returncode == 0 and "fresh, nothing to do" in again.stderr
     assert "cannot be given together" in command("run", "--cluster", "local:2", "--jobs", "2", cwd=root).stderr
+
+
+KILLED = """
+import os, signal
+import distributed, psutil
+from mlops_nb import cluster
+async def add_nanny(scheduler, comm, address):
+    await comm.write({"status": "OK", "nanny-plugins": {}})
+    print(psutil.Process(os.getpid()).children()[0].pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+distributed.Scheduler.add_nanny, cluster.START_S = add_nanny, 5.0
+cluster.Cluster("local:1")
+"""
+
+
+@pytest.mark.timeout(120)
+def test_workers_that_start_end_with_a_command_that_is_killed():
+    """Those that have not found the scheduler yet do not look for it for ever."""
+    with subprocess.Popen([sys.executable, "-c", KILLED], env=bare(), stdout=subprocess.PIPE, text=True) as asked:
+        worker = psutil.Process(int(asked.stdout.readline()))
+    try:
+        assert asked.returncode == -signal.SIGKILL and gone(worker.pid, within_s=60)
+    finally:
+        for process in (*worker.children(recursive=True), worker) if worker.is_running() else ():
+            process.kill()
 
 
 def test_ctrl_c(tmp_path, processes):
