@@ -228,8 +228,12 @@ class Cluster:
             self._marked.add(settings.store)
             hide(settings.store)
             write_whole(settings.store / "callers" / self._mark, "")
-        self._attempts[task.name] = Attempt(task, order)
-        self._submit(self._attempts[task.name])
+        attempt = self._attempts[task.name] = Attempt(task, order)
+        try:
+            self._submit(attempt)
+        except BaseException:  # Ctrl-C too: nobody will ask for it
+            self._attempts.pop(task.name, None)
+            raise
 
     def next(self) -> Done:
         """Wait until a task has ended, and return what became of it. Raises `ClusterLost`, and `LookupError` where there is none.
@@ -353,7 +357,7 @@ class Cluster:
 
     def _asked(self, key: str) -> Attempt | None:
         """Return the attempt that Dask knows by a key; None where it has an answer already, or was given anew."""
-        return next((attempt for attempt in self._attempts.values() if attempt.future.key == key), None)
+        return next((attempt for attempt in self._attempts.values() if attempt.future is not None and attempt.future.key == key), None)
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         attempt = self._attempts.get(message["task"])
@@ -442,7 +446,8 @@ class Cluster:
             self._attempts[name].stopped = self._attempts[name].stopped or message
         told = {f"{self._topic} {name}": stop for name, stop in stops.items()}
         self._later(self._client._run(stop_there, told, wait=True, on_error="ignore"))
-        waiting = [self._attempts[name].future for name in stops if not self._attempts[name].processes]
+        attempts = [self._attempts[name] for name in stops]
+        waiting = [attempt.future for attempt in attempts if attempt.future is not None and not attempt.processes]
         if waiting:
             self._later(self._client._cancel(waiting, reason="stopped", msg="stopped by the caller"))
 

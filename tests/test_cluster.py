@@ -307,6 +307,26 @@ def test_a_task_that_is_stopped(project, processes):
         assert results([pool.next()]) == {"next": {"square": 64}}
 
 
+def test_ctrl_c_while_a_task_is_added(project, processes, monkeypatch):
+    """It is raised as what it is; the task counts as never added, and what runs ends with its record."""
+    processes.worker()
+    with pytest.raises(KeyboardInterrupt), cluster(processes, 1) as pool:
+        pool.add(Task("long", project / "square.ipynb", {"n": 7, "seconds": 100.0}))
+        until(lambda: pool._take_next() or (pool._attempts["long"].processes and runs_in(project / "runs", status="running")))
+
+        def press() -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(pool, "_workers", press)
+        try:
+            pool.add(Task("next", project / "square.ipynb", {"n": 8}))
+        finally:
+            left = list(pool._attempts)
+    assert left == ["long"]
+    assert [(one.status, one.error) for one in runs_in(project / "runs")] == [("interrupted", "the command that asked for it ended")]
+
+
 @pytest.mark.parametrize("asked", [False, True], ids=["noticed while waiting", "noticed by asking"])
 def test_a_scheduler_that_is_killed(project, processes, asked):
     """One clear error, a store in which nothing runs, and the same command goes on from there."""
