@@ -1737,6 +1737,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mlops_nb.sweep._Conductor._is_over': ('sweep.html#_conductor._is_over', 'mlops_nb/sweep.py'),
                                 'mlops_nb.sweep._Conductor._note': ('sweep.html#_conductor._note', 'mlops_nb/sweep.py'),
                                 'mlops_nb.sweep._Conductor._progress': ('sweep.html#_conductor._progress', 'mlops_nb/sweep.py'),
+                                'mlops_nb.sweep._Conductor._pruned': ('sweep.html#_conductor._pruned', 'mlops_nb/sweep.py'),
                                 'mlops_nb.sweep._Conductor._save': ('sweep.html#_conductor._save', 'mlops_nb/sweep.py'),
                                 'mlops_nb.sweep._Conductor._set': ('sweep.html#_conductor._set', 'mlops_nb/sweep.py'),
                                 'mlops_nb.sweep._Conductor._steps': ('sweep.html#_conductor._steps', 'mlops_nb/sweep.py'),

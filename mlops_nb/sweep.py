@@ -321,8 +321,7 @@ class _Conductor:
             run = replace(run, status="failed", error=str(done.error).partition("\n")[0])
         self.interrupted = self.interrupted or (number not in self.hopeless and was_told(done))
         if number in self.hopeless and run.status != "succeeded":
-            steps = {str(step): value for step, value in self.live[number].items()}
-            run = replace(run, status=PRUNED, steps=steps) if index == 0 else TrialRun(run.arguments)
+            run = self._pruned(number, run) if index == 0 else TrialRun(run.arguments)
         elif self.interrupted and run.status != "succeeded":
             run = TrialRun(run.arguments)
         self._set(number, index, run)
@@ -334,6 +333,9 @@ class _Conductor:
         self.ran.add(number)
         self._conclude_if_over(number)
 
+    def _pruned(self, number: int, run: TrialRun) -> TrialRun:
+        return replace(run, status=PRUNED, steps={str(step): value for step, value in self.live[number].items()})
+
     def _set(self, number: int, index: int, run: TrialRun) -> None:
         trial = self.trials[number]
         self.succeeded += run.status == "succeeded"
@@ -342,6 +344,8 @@ class _Conductor:
     def _conclude_if_over(self, number: int) -> None:
         """Runs end, and are found to be there, in any order; the last one ends the trial."""
         out = any(its == number for its, _ in self.out.values())
+        if number in self.hopeless and not out and self.trials[number].status == WAITING:  # its first run succeeded before it could be stopped, the others do not begin
+            self._set(number, 0, self._pruned(number, self.trials[number].runs[0]))
         if number not in self.over and not out and self.trials[number].status != WAITING:
             self._conclude(number, was_there=number not in self.ran)
 

@@ -74,7 +74,7 @@ def _within(angle: float, freedom: int) -> float:
 
 # %% ../nbs/57_trials.ipynb #57-trials-09
 FEWEST_RUNS = 3  # of each trial, with fewer of which none is told from another
-PRUNED = "pruned"  # how a trial is shown that was stopped because it was hopeless; its run is `killed`
+PRUNED = "pruned"  # how a trial is shown that was stopped because it was hopeless; its first run is `killed`, or has succeeded before it could be
 WAITING = "waiting"  # how a run is shown that has not ended, or not begun
 
 

@@ -19,6 +19,7 @@ from making import command, write_notebook, write_project
 from PIL import Image
 
 from mlops_nb.errors import BadArgument, BadContract, CellFailed, MlopsError, UnknownParameter
+from mlops_nb.jobs import Jobs
 from mlops_nb.record import runs
 from mlops_nb.result import read_results
 from mlops_nb.search import search_in
@@ -293,15 +294,18 @@ glue("score", x)
 """
 
 
-@pytest.mark.timeout(200)
-def test_a_hopeless_trial_is_stopped_and_not_tried_again(tmp_path):
-    """Five trials set the median; the sixth is worse from its first step, and its forty steps are never done."""
-    template = project_of(tmp_path, PRUNING)
-    seed = next(
+def seed_of_pruning() -> int:
+    """Return the seed of a search whose first five settings of x are above 0, and whose sixth is not."""
+    return next(
         seed for seed in range(1000)
         if [one.get("x", 0) > 0 for one in (lambda search: [(search.ask(n), search.tell(n, {"x": 0}, "failed", None, {}))[0] for n in range(6)])(search_in({"x": Range(-1.0, 1.0)}, direction="maximize", trials=6, seed=seed)[1])] == [True] * 5 + [False]
     )  # fmt: skip
-    seen = Seen()
+
+
+@pytest.mark.timeout(200)
+def test_a_hopeless_trial_is_stopped_and_not_tried_again(tmp_path):
+    """Five trials set the median; the sixth is worse from its first step, and its forty steps are never done."""
+    template, seed, seen = project_of(tmp_path, PRUNING), seed_of_pruning(), Seen()
     space = {"x": Range(-1.0, 1.0)}
     found = run_sweep(template, space, trials=6, maximize="score", seed=seed, jobs=1, watch=seen.watch)
     assert [status for _, status in seen] == ["succeeded"] * 5 + ["pruned"]
@@ -314,6 +318,30 @@ def test_a_hopeless_trial_is_stopped_and_not_tried_again(tmp_path):
     assert seen == [(number, "there") for number in range(6)] and len(runs(template)) == 6 and again.trials == found.trials
     unpruned = run_sweep(template, {"x": [found.trials[5].setting["x"]], "seed": [0, 1]}, maximize="score", jobs=2)
     assert unpruned.trials[0].status == "succeeded", "a grid prunes nothing"
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("jobs", [1, 2], ids=["the other run has not begun", "the other run is stopped"])
+def test_a_hopeless_trial_whose_first_run_ends_before_it_is_stopped_is_pruned_too(tmp_path, jobs):
+    """It is told of, its other run comes to no end, and it is not tried again."""
+    code = "import time\nfrom mlops_nb import report\nreport('score', x, step=1)\ntime.sleep(100 if x < 0 and seed else 0)\nglue('score', x)"
+    template, seen = project_of(tmp_path, code), Seen()
+    options = {"maximize": "score", "seed": seed_of_pruning(), "watch": seen.watch}
+    space = {"x": Range(-1.0, 1.0), "seed": [0, 1]}
+    run_sweep(template, space, trials=5, jobs=1, **options)
+
+    class Late(Jobs):
+        def stop(self, name, status, message):
+            if not name.endswith("seed=0"):
+                super().stop(name, status, message)
+
+    for before in (5, 6):
+        seen.clear()
+        found = run_sweep(template, space, trials=6, pool=lambda watch: Late(jobs, watch), **options)
+        assert seen == [*((number, "there") for number in range(before)), *([(5, "pruned")] if before == 5 else [])]
+        first, other = found.trials[5].runs
+        assert first.status == "pruned" and first.steps == {"1": found.trials[5].setting["x"]} and other.status == "waiting"
+        assert next(run for run in runs(template) if run.id == first.id).status == "succeeded" and len(runs(template)) == 10 + jobs
 
 
 @pytest.mark.timeout(100)
