@@ -541,6 +541,9 @@ def _plugin() -> Any:
     class Prepared(WorkerPlugin):
         def setup(self, worker: Any) -> None:
             prepare_worker()
+            profiler = worker.periodic_callbacks.pop("profile", None)
+            if profiler is not None:  # with Python before 3.11.9, it may stop a worker for ever
+                profiler.stop()
 
     return Prepared()
 

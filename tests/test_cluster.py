@@ -145,6 +145,13 @@ def test_every_run_succeeds_once_although_one_worker_is_killed_and_one_is_stoppe
         assert results(ended) == results([pool.next() for _ in range(RUNS)])
 
 
+def test_workers_are_not_profiled(processes):
+    """Dask's profiler of tasks may stop a worker for ever with some versions of Python."""
+    processes.worker()
+    with cluster(processes, 1) as pool:
+        assert list(pool._client.run(lambda dask_worker: "profile" in dask_worker.periodic_callbacks).values()) == [False]
+
+
 def test_an_answer_outlives_its_worker(project, processes):
     """What a worker said before it was killed, or stopped, is known: nothing waits for the worker, and nothing runs again."""
     for end in (signal.SIGSTOP, signal.SIGKILL):
