@@ -28,6 +28,7 @@ import json, os, subprocess, sys
 from importlib import metadata
 from pathlib import Path
 python, conda = [], []
+sys.path[:] = filter(None, sys.path)  # the working folder, where a project lies with what its installation has left
 for one in metadata.distributions():
     about = one.metadata
     classifiers = [text.rpartition(" :: ")[2] for text in about.get_all("Classifier") or [] if text.startswith("License ::") and text.count(" :: ") > 1]

@@ -344,13 +344,15 @@ def played(tmp_path):
         folder.mkdir(parents=True)
         for file, text in {**files, "METADATA": f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n"}.items():
             (folder / file).write_text(text)
+    (tmp_path / "stars.egg-info").mkdir()  # as in the folder of a project that is installed from there
+    (tmp_path / "stars.egg-info/PKG-INFO").write_text("Metadata-Version: 2.4\nName: stars\nVersion: 0.1\n")
     (tmp_path / "conda-meta").mkdir()
     for name, version, file in (("numpy", "2.4.6", "numpy-2.4.6.dist-info/METADATA"), ("notebook", "7.4.7", "notebook-7.4.7.dist-info/METADATA"), ("openssl", "3.5.4", "openssl.h")):
         about = {"name": name, "version": version, "build": "h26f9b46_0", "subdir": "linux-64", "channel": "https://conda.anaconda.org/conda-forge/linux-64", "license": "Apache-2.0", "files": [f"lib/python3.11/site-packages/{file}"]}
         (tmp_path / f"conda-meta/{name}-{version}.json").write_text(json.dumps(about))
     program = tmp_path / "docker"
     digest = "sha256:" + "5e" * 32
-    program.write_text(f"#!/bin/bash\ncase $1 in run) PYTHONPATH={site} CONDA_PREFIX={tmp_path} exec {sys.executable} -S -;; push) echo latest: digest: {digest};; esac\n")
+    program.write_text(f"#!/bin/bash\ncd {tmp_path}; case $1 in run) PYTHONPATH={site} CONDA_PREFIX={tmp_path} exec {sys.executable} -S -;; push) echo latest: digest: {digest};; esac\n")
     program.chmod(0o755)
     (tmp_path / "settings.ini").touch()
     return Engine("docker", str(program), "29.0")
