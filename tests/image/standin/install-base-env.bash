@@ -12,5 +12,5 @@ python3 /tmp/env/standin-base.py < "$NB_ENVIRONMENT_FILE" > /tmp/env/standin-bas
 mkdir -p "$NB_PYTHON_PREFIX/conda-meta"
 install -m 755 /tmp/standin-mamba "$CONDA_DIR/bin/mamba"
 echo "export PATH=$NB_PYTHON_PREFIX/bin:\$PATH" > "$CONDA_DIR/etc/profile.d/conda.sh"
-chown -R "$NB_USER:$NB_USER" "$CONDA_DIR"
 "$MAMBA_EXE" list -p "$NB_PYTHON_PREFIX"
+chown -R "$NB_USER:$NB_USER" "$CONDA_DIR"  # at the end, since a Python that root starts leaves files of root's
