@@ -1965,6 +1965,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_nb.verdict._is_rounding': ('verdict.html#_is_rounding', 'mlops_nb/verdict.py'),
                                   'mlops_nb.verdict._macro_f1': ('verdict.html#_macro_f1', 'mlops_nb/verdict.py'),
                                   'mlops_nb.verdict._missed_limit': ('verdict.html#_missed_limit', 'mlops_nb/verdict.py'),
+                                  'mlops_nb.verdict._not_finite': ('verdict.html#_not_finite', 'mlops_nb/verdict.py'),
                                   'mlops_nb.verdict._rule': ('verdict.html#_rule', 'mlops_nb/verdict.py'),
                                   'mlops_nb.verdict._runs': ('verdict.html#_runs', 'mlops_nb/verdict.py'),
                                   'mlops_nb.verdict._student': ('verdict.html#_student', 'mlops_nb/verdict.py'),

@@ -373,9 +373,9 @@ class Execution:
         try:
             connection = await self.kernel.connect(self.start_timeout_s)
         except RunError as error:
-            status, message = self._why or ("failed", str(error))
-            return self._ended(status, self._kind if self._why else "KernelDied", message)
-        if self._why:  # while the kernel started, when there was nothing to kill
+            if self._why is None:
+                return self._ended("failed", "KernelDied", str(error))
+        if self._why is not None:  # it was told so while the kernel started, when there may have been nothing to kill
             return self._ended(self._why[0], self._kind, self._why[1])
         client = NotebookClient(notebook, km=self.kernel.manager, iopub_timeout=60, raise_on_iopub_timeout=True)
         client.kc = connection

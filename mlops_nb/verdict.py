@@ -270,13 +270,13 @@ def judge(
         return say("not enough runs", f"{_runs(len(new))} here and {_runs(len(old))} of the baseline, and {rule.seeds} of each are asked for.")
     apart = _apart(finite_old, finite_new, 1 - 0.05 / shares)
     if lost[1] * len(old) > lost[0] * len(new):
-        kinds, left_out = ", ".join(sorted({str(value) for value in new.values() if not math.isfinite(value)})), ""
-        return say("worse", f"{lost[1]} of {_runs(len(new))} gave no finite number ({kinds}), and {lost[0]} of {len(old)} before.", apart)
+        left_out = ""
+        return say("worse", f"{lost[1]} of {_runs(len(new))} gave no finite number ({_not_finite(new)}), and {lost[0]} of {len(old)} before.", apart)
     if apart is None and len(finite_new) >= FEWEST_SEEDS and lost[1] * len(old) < lost[0] * len(new):
-        kinds, left_out = ", ".join(sorted({str(value) for value in old.values() if not math.isfinite(value)})), ""
-        missed = _missed_limit(rule, fmean(finite_new.values()))
-        so = f"{lost[1]} of {_runs(len(new))} gave no finite number, and {lost[0]} of {len(old)} of the baseline ({kinds})"
-        return say("worse", f"its mean {written(fmean(finite_new.values()), 0.0)} is {missed}; {so}.") if missed else say("better", f"{so}.")
+        mean, left_out = fmean(finite_new.values()), ""
+        so = f"{lost[1]} of {_runs(len(new))} gave no finite number, and {lost[0]} of {len(old)} of the baseline ({_not_finite(old)})"
+        missed = _missed_limit(rule, mean)
+        return say("worse", f"its mean {written(mean, 0.0)} is {missed}; {so}.") if missed else say("better", f"{so}.")
     if apart is None:
         return say("not enough runs", f"{FEWEST_SEEDS} finite numbers on each side are the fewest that have a spread.")
     apart = with_rows(apart, over_rows) if over_rows is not None and rule.rows_count else apart
@@ -315,6 +315,10 @@ def judge_alone(
     elif missed := _missed_limit(rule, mean):
         word, why = "worse", f"its mean {written(mean, 0.0)} over {_runs(len(numbers))} is {missed}; {said}."
     return Verdict(rule, word, f"{rule.result}: {word}: {why}", old, numbers, None, unheld=not same, lost=(lost if same else 0, lost))
+
+
+def _not_finite(values: Mapping[int, float]) -> str:
+    return ", ".join(sorted({str(value) for value in values.values() if not math.isfinite(value)}))
 
 
 def _apart(old: Mapping[int, float], new: Mapping[int, float], level: float) -> Interval | None:

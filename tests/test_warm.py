@@ -70,6 +70,19 @@ def said(tmp_path: Path, code: str, **options) -> str:
     return text.strip()
 
 
+def prepared(tmp_path: Path) -> Warmth:
+    """Return what a server holds that imports the module `helper` of the folder."""
+    prepare = {"file": str(tmp_path / "entry.py"), "function": "prepare", "payload": 10}
+    return Warmth(sys.executable, {**os.environ, "PYTHONPATH": str(tmp_path)}, ("json",), prepare=prepare, folder=tmp_path, argv=("x",))
+
+
+def forked_late(tmp_path: Path, code: str = "", **options) -> Forked:
+    """Fork from a server whose import has `begun`, and ends when there is a file `go`."""
+    (tmp_path / "helper.py").write_text(f"import os, time\nx = 1\nopen({str(tmp_path / 'begun')!r}, 'w').close()\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\n")
+    warmth, entry = prepared(tmp_path), {"file": str(tmp_path / "entry.py"), "function": "serve", "payload": {"code": code}}
+    return fork(warmth, entry, tmp_path, ["x"], warmth.environment, **options)
+
+
 def stands_still(pid: int) -> bool:
     """Say whether a process was stopped."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
@@ -121,15 +134,10 @@ def test_a_child_can_be_ended_although_its_server_was_stopped(tmp_path):
 
 def test_a_child_knows_its_server_also_while_that_begins(tmp_path):
     """Who asks while the server still imports, in another process than the one that will fork, is told which one is the parent of the child."""
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    prepare = {"file": str(tmp_path / "entry.py"), "function": "prepare", "payload": 10}
-    warmth = Warmth(sys.executable, environment, ("json",), prepare=prepare, folder=tmp_path, argv=("x",))
-    entry = {"file": str(tmp_path / "entry.py"), "function": "serve", "payload": {"code": ""}}
-    (tmp_path / "helper.py").write_text(f"import os, time\nx = 1\nopen({str(tmp_path / 'begun')!r}, 'w').close()\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\n")
     with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(fork, warmth, entry, tmp_path, ["x"], environment)]
+        futures = [pool.submit(forked_late, tmp_path)]
         until((tmp_path / "begun").exists)
-        futures.append(pool.submit(fork, warmth, entry, tmp_path, ["x"], environment))
+        futures.append(pool.submit(forked_late, tmp_path))
         time.sleep(0.5)
         (tmp_path / "go").touch()
         children = [future.result() for future in futures]
@@ -272,13 +280,11 @@ def test_code_of_the_project_is_never_held(tmp_path):
 
 def test_prepared_local_code_is_looked_at_before_each_fork(tmp_path):
     """Where a server has executed local code, a change of it makes another server execute it again."""
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    prepare = {"file": str(tmp_path / "entry.py"), "function": "prepare", "payload": 10}
-    warmth = Warmth(sys.executable, environment, ("json",), prepare=prepare, folder=tmp_path, argv=("x",))
+    warmth = prepared(tmp_path)
 
     def tell() -> str:
         read, write = os.pipe()
-        child = fork(warmth, {"file": str(tmp_path / "entry.py"), "function": "tell", "payload": None}, tmp_path, ["x"], environment, stdio=(0, write, 2))
+        child = fork(warmth, {"file": str(tmp_path / "entry.py"), "function": "tell", "payload": None}, tmp_path, ["x"], warmth.environment, stdio=(0, write, 2))
         os.close(write)
         with open(read) as file:
             assert child.wait(30) == 0
@@ -325,13 +331,8 @@ def test_a_client_that_goes_takes_nothing_from_the_next_one(tmp_path):
 
 def test_nothing_is_left_for_a_client_that_did_not_wait(tmp_path):
     """No child is forked for a client which has gone meanwhile."""
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    prepare = {"file": str(tmp_path / "entry.py"), "function": "prepare", "payload": 10}
-    warmth = Warmth(sys.executable, environment, ("json",), prepare=prepare, folder=tmp_path, argv=("x",))
-    entry = {"file": str(tmp_path / "entry.py"), "function": "serve", "payload": {"code": "__import__('time').sleep(60)"}}
-    (tmp_path / "helper.py").write_text(f"import os, time\nx = 1\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\n")
     with pytest.raises(Cold, match="not ready in time"):
-        fork(warmth, entry, tmp_path, ["x"], environment, wait_s=0.5)
+        forked_late(tmp_path, "__import__('time').sleep(60)", wait_s=0.5)
     (tmp_path / "go").touch()
     (server,) = servers()  # it answers in the order in which it was asked
     assert server["forked"] == 0 and not server["children"]
